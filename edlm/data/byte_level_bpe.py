@@ -8,6 +8,7 @@ neighbours that form a token t are what t's own bytes had become at this rank, a
 
 import json
 from collections.abc import Mapping
+from itertools import accumulate, pairwise
 from typing import Any
 
 import numpy as np
@@ -30,11 +31,24 @@ class ByteLevelBPE:
 
     def __init__(self, ids: Mapping[bytes, int], separator: int | None) -> None:
         """`ids`: of each token's bytes, in the order of their merges, after those of the 256 bytes."""
+        self._of_tokens, self._separator = ids, separator
         self._ids = np.array([*ids.values()], dtype=np.int32)
         self._ending = [] if separator is None else [separator]
         ranks = {token: rank for rank, token in enumerate(ids)}
         special = {NEVER_READ: len(ranks)}
         self._words = tiktoken.Encoding("", pat_str=WORDS, mergeable_ranks=ranks, special_tokens=special)
+
+    @staticmethod
+    def of_text(text: str) -> "ByteLevelBPE":
+        """Return the encoder with this `text`, of which nothing is checked: in a tenth of `byte_level_bpe`'s time."""
+        ids, separator = json.loads(text)
+        return ByteLevelBPE({token.encode("latin-1"): index for token, index in ids.items()}, separator)
+
+    @property
+    def text(self) -> str:
+        """The encoder as JSON: the ids in order, each by the code points of its token's bytes, and the separator."""
+        ids = {token.decode("latin-1"): index for token, index in self._of_tokens.items()}
+        return json.dumps([ids, self._separator])
 
     def encode(self, document: str) -> Int32[np.ndarray, " l"]:
         """Return the ids of `document` and of the separator, if any; raise UnicodeEncodeError if it is no Unicode."""
@@ -80,4 +94,6 @@ def _ids_by_rank(bpe: tokenizers.models.Model, model: Mapping[str, Any], special
     if any(len(bpe.tokenize(piece)) > 1 for piece in merged):
         return None
     value = {ord(letter): byte for byte, letter in enumerate(letters)}
-    return {piece.translate(value).encode("latin-1"): vocabulary[piece] for piece in pieces}
+    spelt = "".join(pieces).translate(value).encode("latin-1")  # at once: a byte per letter
+    ends = accumulate(map(len, pieces), initial=0)
+    return {spelt[start:end]: vocabulary[piece] for piece, (start, end) in zip(pieces, pairwise(ends), strict=True)}

@@ -9,35 +9,27 @@ import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Protocol, TypeVar
 
 import numpy as np
-import pyarrow
+from safetensors.numpy import load, save
+from xxhash import xxh3_128_digest
 
 from edlm.atomic_file import put
 from edlm.config import plain
+from edlm.data.byte_level_bpe import ByteLevelBPE
 from edlm.data.chat_template import ChatTemplate
 from edlm.data.encoded_documents import DocumentBatch, DocumentEncoder, EncodedBatch, EncodedDocument
 from edlm.data.lost_characters import Losses
 from edlm.data.packed_documents import PackedDocuments
-from edlm.data.tokenizer import Tokenizer
+from edlm.data.tokenizer import DocumentTokenizer, Tokenizer
 from edlm.storage import join, local_path, read_bytes, read_text, write_bytes, write_text
 from edlm.storage_errors import StorageError
 
-FORMAT = "2"  # of a shard's file; another one has other names
+FORMAT = "3"  # of a shard's file; another one has other names
 CHARACTERS = 4_000_000  # of a shard: with GPT-2's BPE seconds of one core, so that a kill loses little
-DIGEST_BYTES = 32
-COLUMNS = {
-    "split": pyarrow.string(),
-    "characters": pyarrow.int64(),
-    "bytes": pyarrow.int64(),
-    "key": pyarrow.uint64(),
-    "beginning": pyarrow.string(),
-    "part": pyarrow.string(),
-    "given": pyarrow.int64(),
-}
-"""Fields of `EncodedDocument` in their order, except its ids, which are the second."""
-
+DIGEST_BYTES = 16
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
@@ -60,6 +52,8 @@ class ShardTask:
     """None: the file is there, and intact."""
     tokenizer: str
     """URI of the tokenizer.json, whose name holds its digest."""
+    bulk: str | None
+    """URI of the tokenizer's encoder in bulk; None if it has none."""
     chat: ChatTemplate | None
 
 
@@ -87,9 +81,11 @@ class Shards:
         self, batches: Iterable[DocumentBatch], tokenizer: Tokenizer, chat: ChatTemplate | None
     ) -> Iterator[tuple[EncodedBatch, bool]]:
         """Yield the encoded documents of each shard, in order, and whether the shard was reused."""
-        uri = join(self.folder, f"tokenizer-{tokenizer.digest}.json")
+        uri, bulk = (join(self.folder, f"{kind}-{tokenizer.digest}.json") for kind in ("tokenizer", "bulk"))
         write_text(uri, tokenizer.text)
-        for shard in self.run(encode_shard, self._tasks(batches, uri, chat)):
+        if tokenizer.bulk is not None:  # a task opens it in a tenth of the tokenizer's time
+            write_text(bulk, tokenizer.bulk.text)
+        for shard in self.run(encode_shard, self._tasks(batches, uri, bulk if tokenizer.bulk else None, chat)):
             batch = read_shard(shard.uri)
             if batch is None:
                 raise StorageError(
@@ -99,12 +95,12 @@ class Shards:
             yield batch, shard.reused
 
     def _tasks(
-        self, batches: Iterable[DocumentBatch], tokenizer: str, chat: ChatTemplate | None
+        self, batches: Iterable[DocumentBatch], tokenizer: str, bulk: str | None, chat: ChatTemplate | None
     ) -> Iterator[ShardTask]:
         for group in self._groups(batches):
             packed = PackedDocuments.of(group)
             uri = join(self.folder, f"{_digest(group, packed, tokenizer, chat)}.shard")
-            yield ShardTask(uri, None if read_shard(uri) else packed, tokenizer, chat)
+            yield ShardTask(uri, None if read_shard(uri) else packed, tokenizer, bulk, chat)
 
     def _groups(self, batches: Iterable[DocumentBatch]) -> Iterator[tuple[DocumentBatch, ...]]:
         """Yield consecutive batches that have `characters` together; the last group has fewer."""
@@ -122,7 +118,7 @@ class Shards:
 def encode_shard(task: ShardTask) -> CommittedShard:
     """Encode the documents of a shard, and commit it: readers see the whole file or none."""
     if task.documents is not None:
-        encoder, shard = DocumentEncoder(_opened(task.tokenizer), task.chat), EncodedBatch()
+        encoder, shard = DocumentEncoder(_opened(task.tokenizer, task.bulk), task.chat), EncodedBatch()
         for batch in task.documents.batches():
             shard.add(encoder(batch))
         write_shard(task.uri, shard)
@@ -130,35 +126,28 @@ def encode_shard(task: ShardTask) -> CommittedShard:
 
 
 @functools.lru_cache(maxsize=1)
-def _opened(uri: str) -> Tokenizer:
+def _opened(uri: str, bulk: str | None) -> Tokenizer:
     """Return a tokenizer; a process that runs many tasks opens it once."""
-    return Tokenizer(read_text(uri))
+    text = read_text(uri)
+    return Tokenizer(text) if bulk is None else DocumentTokenizer(text, ByteLevelBPE.of_text(read_text(bulk)))
 
 
 def write_shard(uri: str, batch: EncodedBatch) -> None:
-    """Write encoded documents as an Arrow file, behind its SHA-256."""
+    """Write encoded documents: ids and JSON as a safetensors file, behind its XXH3 of 128 bits."""
     documents = batch.documents
     ids = np.concatenate([np.zeros(0, dtype=np.int32), *(document.ids for document in documents)])
     if ids.max(initial=0) <= np.iinfo(np.uint16).max:  # half the bytes to hash, write and read
         ids = ids.astype(np.uint16)
-    ids_type = pyarrow.large_list(pyarrow.from_numpy_dtype(ids.dtype))
-    offsets = np.cumsum([0, *(len(document.ids) for document in documents)])
-    columns = {
-        "ids": pyarrow.LargeListArray.from_arrays(offsets, ids),
-        **{name: [getattr(document, name) for document in documents] for name in COLUMNS},
-    }
     facts = {
+        "documents": [(split, len(of_document), *others) for split, of_document, *others in documents],
         "dropped": batch.dropped,
         "characters": batch.characters,
         "lost": batch.losses.lost,
         "sample": batch.losses.sample,
     }
-    schema = pyarrow.schema({"ids": ids_type, **COLUMNS}, metadata={"facts": json.dumps(facts)})
-    sink = pyarrow.BufferOutputStream()
-    with pyarrow.ipc.new_file(sink, schema) as file:
-        file.write(pyarrow.record_batch(columns, schema=schema))
-    content = memoryview(sink.getvalue())
-    raw = b"".join((hashlib.sha256(content).digest(), content))
+    # Not as a table of pyarrow, which imports pandas to convert it.
+    content = save({"ids": ids, "facts": np.frombuffer(json.dumps(facts).encode(), dtype=np.uint8)})
+    raw = b"".join((xxh3_128_digest(content), content))
     if (path := local_path(uri)) is not None:
         put(path, raw)  # if the power fails, the digest says so
     else:
@@ -171,16 +160,15 @@ def read_shard(uri: str) -> EncodedBatch | None:
         raw = read_bytes(uri)
     except FileNotFoundError:
         return None
-    content = memoryview(raw)[DIGEST_BYTES:]
-    if hashlib.sha256(content).digest() != raw[:DIGEST_BYTES]:
+    content = raw[DIGEST_BYTES:]
+    if xxh3_128_digest(content) != raw[:DIGEST_BYTES]:
         return None
-    file = pyarrow.ipc.open_file(pyarrow.py_buffer(content))
-    rows, facts = file.get_batch(0), json.loads(file.schema.metadata[b"facts"])
-    ids, offsets = rows.column("ids").values.to_numpy(), rows.column("ids").offsets.to_numpy()
-    columns = [rows.column(name).to_pylist() for name in COLUMNS]
+    arrays = load(content)
+    ids, facts = arrays["ids"], json.loads(arrays["facts"].tobytes())
+    ends = accumulate(size for _, size, *_ in facts["documents"])
     documents = [
-        EncodedDocument(split, ids[start:end], *others)
-        for start, end, split, *others in zip(offsets, offsets[1:], *columns, strict=False)
+        EncodedDocument(split, ids[end - size : end], *others)
+        for end, (split, size, *others) in zip(ends, facts["documents"], strict=True)
     ]
     losses = Losses(Counter(facts["lost"]), facts["sample"])
     return EncodedBatch(documents, facts["dropped"], facts["characters"], losses)
@@ -194,4 +182,4 @@ def _digest(
     # Where batches end decides which characters are inspected for losses.
     about = [[[split, one.part, one.given, one.turns, len(one.text)] for one, split in batch] for batch in batches]
     facts = [FORMAT, name, None if chat is None else plain(chat), about]
-    return hashlib.sha256(hashlib.sha256(packed.utf8.data).digest() + json.dumps(facts).encode()).hexdigest()
+    return hashlib.sha256(xxh3_128_digest(packed.utf8.data) + json.dumps(facts).encode()).hexdigest()

@@ -43,13 +43,23 @@ class Tokenizer:
     """Texts of the special tokens, which texts do not spell (`encode`)."""
 
     def __init__(self, text: str) -> None:
-        self.text = text
         try:
-            self._rust = tokenizers.Tokenizer.from_str(text)
+            rust = tokenizers.Tokenizer.from_str(text)
         except Exception as error:  # the library raises no narrower class
             raise ValueError(
                 f"not a tokenizer.json that the tokenizers library reads ({error}); restore a good copy"
             ) from error
+        self._open(text, rust)
+
+    @classmethod
+    def of(cls, rust: tokenizers.Tokenizer) -> "Tokenizer":
+        """Return the tokenizer that the library has made, which must not change any more."""
+        tokenizer = cls.__new__(cls)
+        tokenizer._open(rust.to_str(), rust)
+        return tokenizer
+
+    def _open(self, text: str, rust: tokenizers.Tokenizer) -> None:
+        self.text, self._rust = text, rust
         # Text that looks like a special token is read as text.
         self._rust.encode_special_tokens = True
         added = self._rust.get_added_tokens_decoder().values()
@@ -130,8 +140,8 @@ class Tokenizer:
         Where a space follows, a text without letters has no tokens: that alphabet's text has no two adjacent spaces.
         Raises ValueError as `encode` does.
         """
-        if self._bulk is not None:
-            return self._in_bulk(self._bulk, texts)
+        if self.bulk is not None:
+            return self._in_bulk(self.bulk, texts)
         space = self._rust.token_to_id(" ")
         if self.separator is not None or space is None:
             return self._encode(texts, add_special_tokens=True)
@@ -180,7 +190,7 @@ class Tokenizer:
 
         These are letters and digits represented by no token except white space, and what the unknown token represents.
         """
-        if self._bulk is not None:  # it has every byte
+        if self.bulk is not None:  # it has every byte
             return []
         encoding = self._rust.encode(text, add_special_tokens=False)
         kept, unknown = bytearray(len(text)), bytearray(len(text))
@@ -214,7 +224,8 @@ class Tokenizer:
         return piece is None or BYTE_PIECE.fullmatch(piece) is not None
 
     @functools.cached_property
-    def _bulk(self) -> ByteLevelBPE | None:
+    def bulk(self) -> ByteLevelBPE | None:
+        """Encoder of documents in bulk; None if this is no byte-level BPE."""
         return byte_level_bpe(self._rust, self.separator)
 
     def _in_bulk(self, bulk: ByteLevelBPE, texts: Sequence[str]) -> list[Int32[np.ndarray, " l"]]:
@@ -227,8 +238,9 @@ class Tokenizer:
             raise ValueError(HALF_A_PAIR) from error
 
     def _encode(self, texts: Sequence[str], add_special_tokens: bool) -> list[Int32[np.ndarray, " l"]]:
+        rust = self._rust  # not below: opening it may fail for other reasons
         try:
-            encodings = self._rust.encode_batch_fast(list(texts), add_special_tokens=add_special_tokens)
+            encodings = rust.encode_batch_fast(list(texts), add_special_tokens=add_special_tokens)
         except TypeError as error:  # the library's error for a text that UTF-8 cannot encode
             raise ValueError(HALF_A_PAIR) from error
         except Exception as error:  # the library raises no narrower class for a character outside the alphabet
@@ -245,6 +257,20 @@ class Tokenizer:
             if self.separator is not None and self.separator in (ids[:-1] if add_special_tokens else ids):
                 raise ValueError(f"the text {text[:80]!r} spells the separator, which this tokenizer should prevent")
         return encoded
+
+
+class DocumentTokenizer(Tokenizer):
+    """Tokenizer of a process that encodes documents: it opens its file when more is asked of it than `bulk` does."""
+
+    def __init__(self, text: str, bulk: ByteLevelBPE) -> None:
+        self.text, self.bulk = text, bulk
+
+    def __getattr__(self, name: str) -> Any:
+        """Return what opening the file sets."""
+        if "_rust" in vars(self):
+            raise AttributeError(f"{type(self).__name__} has no attribute {name!r}")
+        super().__init__(self.text)
+        return getattr(self, name)
 
 
 def open_tokenizer(folder: Path) -> Tokenizer:

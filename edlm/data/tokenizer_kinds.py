@@ -58,7 +58,7 @@ class Characters:
             ]
         )
         rust.decoder = decoders.Fuse()
-        return Tokenizer(rust.to_str())
+        return Tokenizer.of(rust)
 
 
 @config
@@ -148,7 +148,7 @@ class Symbols:
         rust = tokenizers.Tokenizer(models.WordLevel(letters, unk_token="no such symbol"))
         rust.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), behavior="isolated")
         rust.decoder = decoders.Fuse()
-        return Tokenizer(rust.to_str())
+        return Tokenizer.of(rust)
 
 
 @config
@@ -253,7 +253,7 @@ def separated(rust: tokenizers.Tokenizer, separator: str) -> Tokenizer:
     rust.post_processor = template  # type: ignore[assignment]  # the library's stubs give the getter's type
     rust.no_padding()
     rust.no_truncation()
-    return Tokenizer(rust.to_str())
+    return Tokenizer.of(rust)
 
 
 def _special(rust: tokenizers.Tokenizer, but: str | None = None) -> str:

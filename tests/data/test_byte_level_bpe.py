@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import decoders, models, pre_tokenizers
 
-from edlm.data.byte_level_bpe import LONGEST, byte_level_bpe
+from edlm.data.byte_level_bpe import LONGEST, ByteLevelBPE, byte_level_bpe
 from edlm.data.token_bytes import byte_letters
 from edlm.data.tokenizer import Tokenizer
 from edlm.data.tokenizer_kinds import BPE, HuggingFaceTokenizer, separated
@@ -106,6 +106,14 @@ def test_half_a_surrogate_pair_is_an_error_and_nothing_else_is_lost():
     with pytest.raises(ValueError, match="half of a surrogate pair"):
         learnt.encode_documents(["fine", "a \ud800"])
     assert learnt.lost("naïve 猫 🙂 ẞ") == []
+
+
+@pytest.mark.parametrize("encoder", [learnt.bulk, byte_level_bpe(merging([("a", "b"), ("b", "c"), ("ab", "c")]), None)])
+def test_an_encoder_that_is_opened_from_its_text_gives_the_same_ids(encoder):
+    opened = ByteLevelBPE.of_text(encoder.text)
+    for text in (*LESSON, "abcab", "", "\x00ÿ"):
+        assert opened.encode(text).tolist() == encoder.encode(text).tolist()
+    assert opened.text == encoder.text
 
 
 def changed(**parts: Any) -> tokenizers.Tokenizer:

@@ -14,7 +14,7 @@ from tokenizers import models, pre_tokenizers
 
 from edlm.config import ConfigurationError
 from edlm.data import tokenizer_kinds
-from edlm.data.tokenizer import Tokenizer, open_tokenizer
+from edlm.data.tokenizer import DocumentTokenizer, Tokenizer, open_tokenizer
 from edlm.data.tokenizer_kinds import BPE, Bytes, Characters, HuggingFaceTokenizer, separated
 from tests.paths import DATA, PROJECT
 
@@ -248,11 +248,28 @@ def test_a_foreign_tokenizer_that_is_missing_damaged_or_lacks_the_separator_is_r
 def test_a_saved_tokenizer_opens_as_the_same(tokenizer, tmp_path):
     tokenizer.save(tmp_path)
     opened = open_tokenizer(tmp_path)
-    assert (opened.size, opened.separator, opened.digest) == (tokenizer.size, tokenizer.separator, tokenizer.digest)
+    for name in ("size", "separator", "digest", "special_tokens"):
+        assert getattr(opened, name) == getattr(tokenizer, name)
     for text in TEXTS:
         assert opened.encode(text).tolist() == tokenizer.encode(text).tolist()
     opened.save(tmp_path / "again")
     assert (tmp_path / "again/tokenizer.json").read_bytes() == (tmp_path / "tokenizer.json").read_bytes()
+
+
+def test_a_tokenizer_of_documents_opens_its_file_only_for_what_its_encoder_cannot():
+    assert learnt.bulk is not None
+    unopened = DocumentTokenizer("no tokenizer.json", learnt.bulk)
+    for ids, expected in zip(unopened.encode_documents(TEXTS), learnt.encode_documents(TEXTS), strict=True):
+        assert ids.tolist() == expected.tolist()
+    assert unopened.lost("naïve 猫") == []
+    with pytest.raises(ValueError, match=r"not a tokenizer\.json"):
+        unopened.encode("cat")
+    opened = DocumentTokenizer(learnt.text, learnt.bulk)
+    assert [opened.encode(text).tolist() for text in TEXTS] == [learnt.encode(text).tolist() for text in TEXTS]
+    same = ("size", "separator", "digest", "special_tokens")
+    assert [getattr(opened, name) for name in same] == [getattr(learnt, name) for name in same]
+    with pytest.raises(AttributeError, match="DocumentTokenizer has no attribute 'siez'"):
+        _ = opened.siez
 
 
 def test_a_folder_without_a_sound_tokenizer_is_refused(tmp_path):
