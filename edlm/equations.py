@@ -71,7 +71,8 @@ def draw(
     """Draw k tokens per position from softmax(logits) and return them with their log-probabilities.
 
     By inverse CDF: a float32 Gumbel race would truncate the tail, which lowers the entropy and flatters generative
-    perplexity (Zheng et al. 2024). Log-probabilities are logits, too. `p`, if given, is the memory for probabilities.
+    perplexity (Zheng et al. 2024). Logits, in float32 or float64, may be log-probabilities. `p`, if given, is the
+    memory for probabilities.
     """
     p = torch.softmax(logits, dim=-1, out=p)
     tokens = draw_by_weight(p.detach(), u)

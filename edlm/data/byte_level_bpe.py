@@ -59,12 +59,14 @@ class ByteLevelBPE:
         return ids
 
 
-def byte_level_bpe(rust: tokenizers.Tokenizer, separator: int | None) -> ByteLevelBPE | None:
+def byte_level_bpe(
+    rust: tokenizers.Tokenizer, definition: Mapping[str, Any], separator: int | None
+) -> ByteLevelBPE | None:
     """Return the encoder of a tokenizer that is byte-level BPE, which reads special tokens as text.
 
     None if it is of another kind, splits words in another way, or puts more than the separator after a document.
+    `definition` is what the library writes as its tokenizer.json.
     """
-    definition = json.loads(rust.to_str())
     model = definition["model"]
     # `ignore_merges` takes whole words as tokens that their bytes may not merge to.
     options = ("dropout", "continuing_subword_prefix", "end_of_word_suffix", "ignore_merges")

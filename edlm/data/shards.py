@@ -22,7 +22,7 @@ from edlm.data.byte_level_bpe import ByteLevelBPE
 from edlm.data.chat_template import ChatTemplate
 from edlm.data.encoded_documents import DocumentBatch, DocumentEncoder, EncodedBatch, EncodedDocument
 from edlm.data.lost_characters import Losses
-from edlm.data.packed_documents import PackedDocuments
+from edlm.data.packed_documents import ERRORS, PackedDocuments
 from edlm.data.tokenizer import DocumentTokenizer, Tokenizer
 from edlm.storage import join, local_path, read_bytes, read_text, write_bytes, write_text
 from edlm.storage_errors import StorageError
@@ -30,6 +30,7 @@ from edlm.storage_errors import StorageError
 FORMAT = "3"  # of a shard's file; another one has other names
 CHARACTERS = 4_000_000  # of a shard: with GPT-2's BPE seconds of one core, so that a kill loses little
 DIGEST_BYTES = 16
+
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
@@ -145,8 +146,9 @@ def write_shard(uri: str, batch: EncodedBatch) -> None:
         "lost": batch.losses.lost,
         "sample": batch.losses.sample,
     }
+    text = json.dumps(facts, ensure_ascii=False)
     # Not as a table of pyarrow, which imports pandas to convert it.
-    content = save({"ids": ids, "facts": np.frombuffer(json.dumps(facts).encode(), dtype=np.uint8)})
+    content = save({"ids": ids, "facts": np.frombuffer(text.encode("utf-8", ERRORS), dtype=np.uint8)})
     raw = b"".join((xxh3_128_digest(content), content))
     if (path := local_path(uri)) is not None:
         put(path, raw)  # if the power fails, the digest says so
@@ -164,7 +166,7 @@ def read_shard(uri: str) -> EncodedBatch | None:
     if xxh3_128_digest(content) != raw[:DIGEST_BYTES]:
         return None
     arrays = load(content)
-    ids, facts = arrays["ids"], json.loads(arrays["facts"].tobytes())
+    ids, facts = arrays["ids"], json.loads(arrays["facts"].tobytes().decode("utf-8", ERRORS))
     ends = accumulate(size for _, size, *_ in facts["documents"])
     documents = [
         EncodedDocument(split, ids[end - size : end], *others)
@@ -177,7 +179,10 @@ def read_shard(uri: str) -> EncodedBatch | None:
 def _digest(
     batches: Iterable[DocumentBatch], packed: PackedDocuments, tokenizer: str, chat: ChatTemplate | None
 ) -> str:
-    """Return a digest of all that determines the content of a shard, except the code."""
+    """Return a digest of all that determines the content of a shard, except the code.
+
+    Of the texts it is XXH3, which is quick: two shards of one corpus share 128 bits by intention only.
+    """
     name = tokenizer.rpartition("/")[2]
     # Where batches end decides which characters are inspected for losses.
     about = [[[split, one.part, one.given, one.turns, len(one.text)] for one, split in batch] for batch in batches]

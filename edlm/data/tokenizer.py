@@ -49,16 +49,18 @@ class Tokenizer:
             raise ValueError(
                 f"not a tokenizer.json that the tokenizers library reads ({error}); restore a good copy"
             ) from error
-        self._open(text, rust)
+        self._open(text, rust, json.loads(rust.to_str()))
 
     @classmethod
     def of(cls, rust: tokenizers.Tokenizer) -> "Tokenizer":
-        """Return the tokenizer that the library has made, which must not change any more."""
-        tokenizer = cls.__new__(cls)
-        tokenizer._open(rust.to_str(), rust)
+        """Return the tokenizer that the library has made, which must not change any more, to encode documents with."""
+        text, tokenizer = rust.to_str(), cls.__new__(cls)
+        definition = json.loads(text)
+        tokenizer._open(text, rust, definition)
+        tokenizer.bulk = byte_level_bpe(rust, definition, tokenizer.separator)  # while the definition is at hand
         return tokenizer
 
-    def _open(self, text: str, rust: tokenizers.Tokenizer) -> None:
+    def _open(self, text: str, rust: tokenizers.Tokenizer, definition: Mapping[str, Any]) -> None:
         self.text, self._rust = text, rust
         # Text that looks like a special token is read as text.
         self._rust.encode_special_tokens = True
@@ -67,7 +69,6 @@ class Tokenizer:
         vocabulary = self._rust.get_vocab(with_added_tokens=True)
         self.size = max(vocabulary.values(), default=-1) + 1
         self.separator = self._appended()
-        definition = self._definition()
         model = definition["model"]
         self._require_unspelt(model)
         self.digest = hashlib.sha256(text.encode("utf-8")).hexdigest()
@@ -226,7 +227,7 @@ class Tokenizer:
     @functools.cached_property
     def bulk(self) -> ByteLevelBPE | None:
         """Encoder of documents in bulk; None if this is no byte-level BPE."""
-        return byte_level_bpe(self._rust, self.separator)
+        return byte_level_bpe(self._rust, self._definition(), self.separator)
 
     def _in_bulk(self, bulk: ByteLevelBPE, texts: Sequence[str]) -> list[Int32[np.ndarray, " l"]]:
         try:
@@ -267,7 +268,7 @@ class DocumentTokenizer(Tokenizer):
 
     def __getattr__(self, name: str) -> Any:
         """Return what opening the file sets."""
-        if "_rust" in vars(self):
+        if name not in ("_rust", "special_tokens", "size", "separator", "digest", "_growth", "_unknown"):
             raise AttributeError(f"{type(self).__name__} has no attribute {name!r}")
         super().__init__(self.text)
         return getattr(self, name)

@@ -10,8 +10,8 @@ from edlm import equations
 class ChunkMemory:
     """What the chunks of a pass write to in turn, so that only the first touches new pages.
 
-    On a CPU, touching a page for the first time takes longer than what is computed in it. A result is overwritten by
-    the next of its kind, except while gradients are recorded: then it has memory of its own.
+    On a CPU, touching a page for the first time takes longer than what is computed in it. A distribution is overwritten
+    by the next one and by a draw, except while gradients are recorded: then it has memory of its own.
     """
 
     def __init__(self) -> None:
@@ -21,7 +21,7 @@ class ChunkMemory:
         """Return log p_theta in float32, as `equations.substitute` does."""
         if torch.is_grad_enabled():
             return equations.substitute(logits)
-        return equations.substitute(self._wide(logits), out=self.scratch(logits, "log p"))
+        return equations.substitute(self._wide(logits), out=self.scratch(logits, "distribution"))
 
     def draw(
         self, logits: Float[Tensor, "n v"], u: Float64[Tensor, "n k"]
@@ -29,7 +29,7 @@ class ChunkMemory:
         """Draw k tokens per position, as `equations.draw` does in float32, which returns no part of this memory."""
         if torch.is_grad_enabled():
             return equations.draw(logits.float(), u)
-        return equations.draw(self._wide(logits), u, self.scratch(logits, "p"))
+        return equations.draw(self._wide(logits), u, self.scratch(logits, "distribution"))
 
     def scratch(self, values: Tensor, name: str) -> Tensor:
         """Return float32 memory of the shape of `values`, with any content: that of this name, if it has the rows."""

@@ -6,6 +6,7 @@ formulas follow `cluster.training.deepspeed_engine`, that is DeepSpeed as it is 
 
 from dataclasses import dataclass
 
+from edlm.inverse_cdf import LARGE
 from edlm.models.readout import CHUNK
 from edlm.training.settings import Training
 
@@ -15,7 +16,6 @@ BUCKET = 500_000_000  # elements of DeepSpeed's buckets, in which gradients are 
 LIVE = 1_000_000_000  # elements of weights that stage 3 keeps gathered, at most
 LOGIT_SUMMED = 8  # bytes per logit where a sum of log p is trained: it, and its log-probability in float32
 LOGIT_TRAINED = 12  # where each log p is: its log-probability, and the gradients of both
-LOGIT_DRAWN = 12  # where tokens are drawn: it, its log-probability, and its probability
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ class TrainingWork:
     """Elements per row of a pass of the frozen network, which ends before anything is kept."""
     drawn: float = 0.0
     """Positions per row whose logits a frozen network computes, to draw candidates or to score them."""
-    drawn_bytes: int = LOGIT_DRAWN
+    drawn_bytes: int = LOGIT_SUMMED
     """Bytes per such logit, in float32."""
 
 
@@ -119,6 +119,14 @@ def training_memory(
         logits=logits_bytes,
         frozen=max(0.0, frozen - activations - logits_bytes),
     )
+
+
+def logit_drawn(vocabulary: int) -> int:
+    """Return the bytes per logit where tokens are drawn: it, its probability and, of a small vocabulary, float64 sums.
+
+    Both are in float32.
+    """
+    return 2 * FLOAT32 if vocabulary >= LARGE else 4 * FLOAT32
 
 
 def averages(training: Training) -> int:

@@ -12,7 +12,7 @@ from edlm.models.autoregressive import AutoregressiveModel
 from edlm.models.denoiser import Denoiser
 from edlm.models.gather import most_positions
 from edlm.models.transformer import TransformerConfig
-from edlm.planning.training_memory import LOGIT_DRAWN, LOGIT_SUMMED, LOGIT_TRAINED, TrainingWork
+from edlm.planning.training_memory import LOGIT_SUMMED, LOGIT_TRAINED, TrainingWork, logit_drawn
 from edlm.schedule import AbstractSchedule
 from edlm.training.energy_objectives import ConditionalLikelihoodObjective, ContrastiveObjective
 from edlm.training.flops import expected_flop, masked_share
@@ -41,7 +41,7 @@ class Kept:
     padding_rows: float = 0.0
     frozen_pass: float = 0.0
     drawn: float = 0.0
-    drawn_bytes: int = LOGIT_DRAWN
+    drawn_bytes: int = LOGIT_SUMMED
 
 
 def training_work(objective: Objective, batch: int, length: int) -> TrainingWork | None:
@@ -75,7 +75,8 @@ def _kept(objective: nn.Module, length: int, again: bool) -> Kept | None:
             pair = (1 + GRADIENT) * length * denoiser.width  # an embedded text
             kept = (1 + objective.negatives) * (transformer_kept(denoiser.config, length, again) + pair)
             frozen_pass = _forward(objective, denoiser, length)
-            return Kept(kept, 0, drawn=masked(objective.schedule, length), frozen_pass=frozen_pass)
+            drawn, drawn_bytes = masked(objective.schedule, length), logit_drawn(denoiser.vocabulary)
+            return Kept(kept, 0, drawn=drawn, drawn_bytes=drawn_bytes, frozen_pass=frozen_pass)
         case ContrastiveObjective(denoiser=Denoiser() as denoiser, trained=StepEnergy() as energy):
             return _step_kept(objective, denoiser, energy, length, again)
         case ContrastiveObjective(denoiser=Denoiser() as denoiser, trained=ResidualEnergy() as energy):
@@ -133,7 +134,8 @@ def _step_kept(
     context = (length + positions) * denoiser.width  # all of it, and what is gathered of it
     kept = (1 + objective.negatives) * _head_kept(energy, positions, again) + context
     frozen_pass = _forward(objective, denoiser, length)
-    return Kept(kept, 0, padding_rows=padding / positions, drawn=length, frozen_pass=frozen_pass)
+    drawn_bytes = logit_drawn(denoiser.vocabulary)
+    return Kept(kept, 0, LOGIT_SUMMED, padding / positions, frozen_pass, drawn=length, drawn_bytes=drawn_bytes)
 
 
 def _masks(objective: Masked, config: TransformerConfig, length: int, again: bool) -> float:

@@ -8,7 +8,7 @@ from torch.profiler import ProfilerActivity, profile
 
 # Bytes counted by `promised_bytes`.
 _CHANNEL = 64  # per channel of a token in a transformer block: 16 float32 numbers at its widest point
-_ENTRY = 20  # per vocabulary entry of a position: logits, log-probabilities, probabilities, sums of these in float64
+_ENTRY = 24  # per vocabulary entry of a position: at most two distributions and cumulative sums, in float64
 _CANDIDATE = 64  # per position of a candidate: token, uniform, log-probability, and the comparisons of picking
 
 
@@ -18,7 +18,7 @@ def promised_bytes(
     """Return the most bytes that `Sampler` holds at once for `rows` sequences, in float32, for any T.
 
         features and layers   64 h (b l + max(l, min(b k l, tokens_at_once)))
-        vocabulary            20 min(b l |V|, chunk)        chunk >= 8 |V|, or else 8 |V|
+        vocabulary            24 min(b l |V|, chunk)        chunk >= 8 |V|, or else 8 |V|
         candidates            64 b k l
 
     h is the width of the denoiser and of the energy. Nothing of size l |V| or k |V| is kept, within a step or between

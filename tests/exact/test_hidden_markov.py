@@ -45,8 +45,8 @@ def both(source):
     return distribution, hidden(distribution.first, distribution.moves, distribution.emissions, distribution.length)
 
 
-def listed(distribution, xt):
-    """Whether the table of all texts has the probability of x_t, which may be less than a number holds."""
+def representable(distribution, xt):
+    """Whether the probability of x_t is 0, or large enough for the products of the table of all texts."""
     log_p = distribution.log_p(xt)
     return (log_p > math.log(1e-250)) | (log_p == -math.inf)
 
@@ -73,7 +73,7 @@ def test_posteriors_are_those_of_a_sum_over_all_texts_even_where_nothing_is_poss
     distribution, world = both(source)
     xt = cartesian(distribution.vocabulary + 1, distribution.length)
     actual = distribution.posteriors(xt)
-    masked = (xt == world.mask) & listed(distribution, xt)[:, None]
+    masked = (xt == world.mask) & representable(distribution, xt)[:, None]
     same(actual[masked], Marginals(world).read(xt, torch.ones(len(xt))).exp()[masked])
     known = xt != world.mask
     assert torch.equal(actual[known].argmax(dim=-1), xt[known])
@@ -92,7 +92,7 @@ def test_the_joint_of_any_set_of_positions_is_that_of_a_sum_over_all_texts(sourc
     )
     xt = torch.where(known, x, world.mask)
     x = torch.where(hidden_still, world.mask, x)
-    rows = listed(distribution, xt)
+    rows = representable(distribution, xt)
     same(distribution.log_joint(x, xt)[rows].exp(), world.log_conditional(x, xt)[rows].exp())
     broadcast = distribution.log_joint(x[None], xt[:, None, :])
     assert torch.equal(broadcast.diagonal(), distribution.log_joint(x, xt))
@@ -105,7 +105,7 @@ def test_increments_are_the_distribution_as_an_autoregressive_model(source):
     distribution, world = both(source)
     x = cartesian(distribution.vocabulary, distribution.length)
     known = torch.ones(distribution.length, distribution.length, dtype=torch.bool).tril(-1)  # left of each position
-    prefixes = listed(distribution, torch.where(known, x[:, None], world.mask))
+    prefixes = representable(distribution, torch.where(known, x[:, None], world.mask))
     same(distribution.increments(x).exp()[prefixes], EnumeratedAutoregressive(world).log_p(x).exp()[prefixes])
     same(distribution.increments(x).sum(dim=1).exp(), world.p)
     partly = cartesian(distribution.vocabulary + 1, distribution.length)

@@ -79,12 +79,13 @@ def test_generation_in_bfloat16_keeps_its_promise_too(length):
 
 
 @pytest.mark.parametrize("chunk", [2**16, 2**24])
-def test_verifying_drafts_of_which_little_is_kept_does_too(chunk, monkeypatch):
+@pytest.mark.parametrize("vocabulary", [1000, 4000])
+def test_verifying_drafts_of_which_little_is_kept_does_too(vocabulary, chunk, monkeypatch):
     monkeypatch.setattr(readout, "CHUNK", chunk)
-    denoiser = stirred(Denoiser(TransformerConfig(width=WIDTH, layers=2, heads=2), 4000))
+    denoiser = stirred(Denoiser(TransformerConfig(width=WIDTH, layers=2, heads=2), vocabulary))
     energy = stirred(ConditionalEnergyConfig(width=WIDTH, layers=1, heads=2).build(denoiser), seed=1, scale=3)
     held = taken(Sampler(steps=1, candidates=0, speculative=True), 2, 32, denoiser, energy)
-    promised = promised_bytes(2, 32, 4000, 0, WIDTH, candidates_file.TOKENS_AT_ONCE, chunk)
+    promised = promised_bytes(2, 32, vocabulary, 0, WIDTH, candidates_file.TOKENS_AT_ONCE, chunk)
     assert promised / 2 < held <= promised
 
 
