@@ -20,6 +20,7 @@ from edlm.constraints.automaton import DEAD, TokenAutomaton
 from edlm.constraints.constraint import RowConstraints
 from edlm.device_copies import fetched, sent
 from edlm.interfaces import AnyDenoiser
+from edlm.inverse_cdf import draw_by_weight
 from edlm.models.readout import chunks
 
 IN_CACHE = 2**16  # numbers of a distribution that a CPU computes at once: half a megabyte
@@ -192,8 +193,7 @@ def _drawn(
     rows_of, most_of = rows_and_most[: len(several)], rows_and_most[len(several) :]
     for (token_class, _), rows, log_sum in zip(several, rows_of, most_of, strict=True):
         own = log_p[:, index.first[token_class] : index.end[token_class]].index_select(0, rows)
-        cdf = own.sub_(log_sum[:, None]).exp_().cumsum(dim=1, dtype=torch.float64)
-        picked = torch.searchsorted(cdf, u[rows] * cdf[:, -1:], right=True).clamp(max=own.shape[1] - 1)
+        picked = draw_by_weight(own.sub_(log_sum[:, None]).exp_(), u[rows])
         place[rows] = torch.where(drawn[rows] == token_class, picked + int(index.first[token_class]), place[rows])
     dead, tokens = drawn == DEAD, part.automaton.by_class_on(device)[0]
     return torch.where(dead, 0, tokens[place]), torch.where(dead, 0.0, log_p.gather(1, place).double())
