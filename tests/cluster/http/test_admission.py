@@ -9,9 +9,8 @@ from cluster.http.admission import Admission
 from cluster.http.limits.settings import RequestLimits
 from cluster.http.metrics.instruments import PrometheusMetrics
 from cluster.http.request_context import RequestContext
-from edlm.inference.engine import InferenceEngine
 from tests.cluster.asking import eventually
-from tests.engines import PATIENT, echo, new_request
+from tests.engines import echo, gated, new_request
 
 WORK = 1000.0  # far above the burst: its key must wait as long as it is charged
 
@@ -19,7 +18,7 @@ WORK = 1000.0  # far above the burst: its key must wait as long as it is charged
 @pytest.mark.parametrize("rejected", [True, False])
 def test_a_request_that_is_rejected_after_its_client_left_is_refunded_and_an_admitted_one_is_not(rejected):
     context = RequestContext("id", key="anna")
-    with InferenceEngine(echo(), "1/0", PATIENT) as engine:
+    with gated(echo()) as (engine, gate):  # an admitted text cannot end before it is cancelled
         admission = Admission(engine, RequestLimits(work_per_second=1.0), PrometheusMetrics())
 
         async def ask() -> None:
@@ -45,6 +44,7 @@ def test_a_request_that_is_rejected_after_its_client_left_is_refunded_and_an_adm
         admission.charge(context, WORK)
         assert waits()
         asyncio.run(leave())  # which ends with the submitting thread
+        gate.let(1_000_000)
         if rejected:
             eventually(lambda: not waits())
         else:
