@@ -13,7 +13,6 @@ from itertools import accumulate
 from typing import Protocol, TypeVar
 
 import numpy as np
-from safetensors.numpy import load, save
 from xxhash import xxh3_128_digest
 
 from edlm.atomic_file import put
@@ -27,9 +26,9 @@ from edlm.data.tokenizer import DocumentTokenizer, Tokenizer
 from edlm.storage import join, local_path, read_bytes, read_text, write_bytes, write_text
 from edlm.storage_errors import StorageError
 
-FORMAT = "3"  # of a shard's file; another one has other names
-CHARACTERS = 4_000_000  # of a shard: with GPT-2's BPE seconds of one core, so that a kill loses little
-DIGEST_BYTES = 16
+FORMAT = "4"  # of a shard's file; another one has other names
+CHARACTERS = 4_000_000  # of a shard: a second of one core or some, so that a kill loses little
+DIGEST_BYTES = SIZE_BYTES = 16
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -134,21 +133,21 @@ def _opened(uri: str, bulk: str | None) -> Tokenizer:
 
 
 def write_shard(uri: str, batch: EncodedBatch) -> None:
-    """Write encoded documents: ids and JSON as a safetensors file, behind its XXH3 of 128 bits."""
+    """Write encoded documents: a digest (XXH3 of 128 bits), the size of their ids in bytes, the ids, and JSON."""
     documents = batch.documents
     ids = np.concatenate([np.zeros(0, dtype=np.int32), *(document.ids for document in documents)])
     if ids.max(initial=0) <= np.iinfo(np.uint16).max:  # half the bytes to hash, write and read
         ids = ids.astype(np.uint16)
     facts = {
+        "number": ids.dtype.str,
         "documents": [(split, len(of_document), *others) for split, of_document, *others in documents],
         "dropped": batch.dropped,
         "characters": batch.characters,
         "lost": batch.losses.lost,
         "sample": batch.losses.sample,
     }
-    text = json.dumps(facts, ensure_ascii=False)
-    # Not as a table of pyarrow, which imports pandas to convert it.
-    content = save({"ids": ids, "facts": np.frombuffer(text.encode("utf-8", ERRORS), dtype=np.uint8)})
+    text = json.dumps(facts, ensure_ascii=False).encode("utf-8", ERRORS)
+    content = b"".join((ids.nbytes.to_bytes(SIZE_BYTES), ids.data, text))
     raw = b"".join((xxh3_128_digest(content), content))
     if (path := local_path(uri)) is not None:
         put(path, raw)  # if the power fails, the digest says so
@@ -159,14 +158,15 @@ def write_shard(uri: str, batch: EncodedBatch) -> None:
 def read_shard(uri: str) -> EncodedBatch | None:
     """Return the encoded documents of a shard; None if there is no such file, or it is damaged."""
     try:
-        raw = read_bytes(uri)
+        raw = memoryview(read_bytes(uri))
     except FileNotFoundError:
         return None
     content = raw[DIGEST_BYTES:]
     if xxh3_128_digest(content) != raw[:DIGEST_BYTES]:
         return None
-    arrays = load(content)
-    ids, facts = arrays["ids"], json.loads(arrays["facts"].tobytes().decode("utf-8", ERRORS))
+    end = SIZE_BYTES + int.from_bytes(content[:SIZE_BYTES])
+    facts = json.loads(str(content[end:], "utf-8", ERRORS))
+    ids = np.frombuffer(content[SIZE_BYTES:end], dtype=facts["number"])
     ends = accumulate(size for _, size, *_ in facts["documents"])
     documents = [
         EncodedDocument(split, ids[end - size : end], *others)

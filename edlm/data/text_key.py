@@ -31,7 +31,9 @@ def _normalised(text: str) -> Iterator[str]:
         apart = _APART.search(text, start + PART)
         end = len(text) if apart is None else apart.start()
         form = unicodedata.normalize("NFC", text[start:end])
-        *lines, last = form.replace("\r\n", "\n").replace("\r", "\n").split("\n")
+        if "\r" in form:  # found in a fifth of the time of a replacement
+            form = form.replace("\r\n", "\n").replace("\r", "\n")
+        *lines, last = form.split("\n")
         # The last line goes on in the next part, whose first character is no white space.
         part = "\n".join([*(line.rstrip() for line in lines), last])
         yield part.rstrip() if apart is None else part

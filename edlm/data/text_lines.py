@@ -51,7 +51,9 @@ def blocks(file: io.BufferedReader, name: str) -> Iterator[str]:
             ) from error
         offset += len(raw)
         carried = "\r" if raw and text.endswith("\r") else ""  # the line feed may be in the next block
-        text = text.removesuffix(carried).replace("\r\n", "\n")
+        text = text.removesuffix(carried)
+        if "\r" in text:
+            text = text.replace("\r\n", "\n")
         lines += text.count("\n")
         if text:
             yield text
