@@ -32,6 +32,16 @@ class Document:
         """Key of the whole text, which its copies share wherever they are cut."""
         return text_key(self.text) if self.whole_key is None else self.whole_key
 
+    @property
+    def characters(self) -> int:
+        """Length of the text."""
+        return len(self.text)
+
+    @property
+    def piece_key(self) -> int:
+        """Key of this text, even if it is a piece of another one."""
+        return self.key if self.whole_key is None else text_key(self.text)
+
 
 def documents(text: str, name: str, longest: int) -> Iterator[Document]:
     """Yield `text` as one document, or its `pieces`, which have the key of the whole."""

@@ -12,24 +12,22 @@ from edlm.data.chat_template import ChatTemplate
 from edlm.data.document import Document
 from edlm.data.lost_characters import Losses
 from edlm.data.repeats import SHOWN
-from edlm.data.splits import Split
-from edlm.data.text_key import text_key
 from edlm.data.tokenizer import Tokenizer
 
-DocumentBatch = Sequence[tuple[Document, Split | None]]
-"""Documents with their splits; the split is None for a document that is left out."""
+DocumentBatch = Sequence[Document]
 
 
 class EncodedDocument(NamedTuple):
-    """Tokens of a document of `split`, and what the summary of the split counts of its text."""
+    """Tokens of a document, and what its split depends on and the summary of the split counts."""
 
-    split: Split
     ids: Int[np.ndarray, " n"]
     characters: int
     bytes: int
     """Of the text in UTF-8."""
     key: int
-    """`text_key` of the text."""
+    """`Document.key`, of the whole text."""
+    piece_key: int
+    """`Document.piece_key`, of this text."""
     beginning: str
     part: str | None = None
     """Name of the part of a mixture that the document is from."""
@@ -37,12 +35,13 @@ class EncodedDocument(NamedTuple):
     """Tokens of the prompt of a pair; None if the document is no pair."""
 
     @staticmethod
-    def of(document: Document, split: Split, ids: Int[np.ndarray, " n"], given: int | None = None) -> "EncodedDocument":
+    def of(document: Document, ids: Int[np.ndarray, " n"], given: int | None = None) -> "EncodedDocument":
         """Return the document, encoded as `ids`."""
         text = document.text
         size = len(text) if text.isascii() else len(text.encode("utf-8"))
-        key = document.key if document.whole_key is None else text_key(text)
-        return EncodedDocument(split, ids, len(text), size, key, text[:SHOWN], document.part, given)
+        return EncodedDocument(
+            ids, len(text), size, document.key, document.piece_key, text[:SHOWN], document.part, given
+        )
 
 
 @dataclass
@@ -50,16 +49,13 @@ class EncodedBatch:
     """Encoded documents in their order, and counts of what was read for them."""
 
     documents: list[EncodedDocument] = field(default_factory=list)
-    dropped: int = 0
-    """Documents left out because the validation corpus holds the same text."""
     characters: int = 0
-    """Characters read, of documents left out, too."""
+    """Characters read."""
     losses: Losses = field(default_factory=Losses)
 
     def add(self, other: "EncodedBatch") -> None:
         """Append the batch that follows this one."""
         self.documents += other.documents
-        self.dropped += other.dropped
         self.characters += other.characters
         self.losses.add(other.losses)
 
@@ -73,13 +69,10 @@ class DocumentEncoder:
 
     def __call__(self, batch: DocumentBatch) -> EncodedBatch:
         """Encode a batch; raise ConfigurationError for a conversation that the chat template refuses."""
-        kept: list[tuple[Document, Split]] = [(document, split) for document, split in batch if split is not None]
         # Of a pair, the answer; a conversation is not written as text.
-        texts = ["" if document.turns else document.text[document.given or 0 :] for document, _ in kept]
-        encoded = EncodedBatch(
-            dropped=len(batch) - len(kept), characters=sum(len(document.text) for document, _ in batch)
-        )
-        for (document, split), ids in zip(kept, self.tokenizer.encode_documents(texts), strict=True):
+        texts = ["" if document.turns else document.text[document.given or 0 :] for document in batch]
+        encoded = EncodedBatch(characters=sum(len(document.text) for document in batch))
+        for document, ids in zip(batch, self.tokenizer.encode_documents(texts), strict=True):
             given = None
             if document.turns is not None:
                 prompt, answer = self._turns(document)
@@ -88,8 +81,8 @@ class DocumentEncoder:
                 # Encoded apart, as a request's prompt is: no token holds letters of both.
                 prompt = self.tokenizer.encode(document.text[: document.given])
                 ids, given = np.concatenate([prompt, ids]), len(prompt)
-            encoded.documents.append(EncodedDocument.of(document, split, ids, given))
-        encoded.losses.look(self.tokenizer, [document.text for document, _ in kept])
+            encoded.documents.append(EncodedDocument.of(document, ids, given))
+        encoded.losses.look(self.tokenizer, [document.text for document in batch])
         return encoded
 
     def _turns(self, document: Document) -> tuple[np.ndarray, np.ndarray]:

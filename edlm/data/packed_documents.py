@@ -10,18 +10,17 @@ from jaxtyping import UInt8
 
 from edlm.data.document import Document
 from edlm.data.encoded_documents import DocumentBatch
-from edlm.data.splits import Split
 
 ERRORS = "surrogatepass"  # half of a surrogate pair arrives, too, to be refused with its reason
 
 
 @dataclass(frozen=True)
 class PackedDocuments:
-    """Batches of documents, with the splits that they are assigned to.
+    """Batches of documents.
 
     Examples:
-        >>> packed = PackedDocuments.of([[(Document("naïve", "a.txt"), "train")]])
-        >>> len(packed.utf8), [document.text for batch in packed.batches() for document, _ in batch]
+        >>> packed = PackedDocuments.of([[Document("naïve", "a.txt")]])
+        >>> len(packed.utf8), [document.text for batch in packed.batches() for document in batch]
         (6, ['naïve'])
     """
 
@@ -29,16 +28,14 @@ class PackedDocuments:
     """Texts in UTF-8, one after another."""
     ends: tuple[int, ...]
     """0, and the end of each text."""
-    others: Sequence[Sequence[tuple[Mapping[str, Any], Split | None]]]
-    """By batch: what else each document holds, its key too if it has been computed, and its split."""
+    others: Sequence[Sequence[Mapping[str, Any]]]
+    """By batch: what else each document holds, its key too if it has been computed."""
 
     @staticmethod
     def of(batches: Sequence[DocumentBatch]) -> "PackedDocuments":
         """Return the batches, packed."""
-        texts = [document.text.encode("utf-8", ERRORS) for batch in batches for document, _ in batch]
-        others: list[list[tuple[dict[str, Any], Split | None]]] = [
-            [({**vars(document), "text": None}, split) for document, split in batch] for batch in batches
-        ]
+        texts = [document.text.encode("utf-8", ERRORS) for batch in batches for document in batch]
+        others = [[{**vars(document), "text": None} for document in batch] for batch in batches]
         ends = np.cumsum([0, *map(len, texts)]).tolist()
         return PackedDocuments(np.frombuffer(b"".join(texts), dtype=np.uint8), tuple(ends), others)
 
@@ -47,7 +44,7 @@ class PackedDocuments:
         content = self.utf8.data
         texts = (str(content[start:end], "utf-8", ERRORS) for start, end in pairwise(self.ends))
         for batch in self.others:
-            yield [(_document(others, next(texts)), split) for others, split in batch]
+            yield [_document(others, next(texts)) for others in batch]
 
 
 def _document(others: Mapping[str, Any], text: str) -> Document:

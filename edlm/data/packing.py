@@ -53,7 +53,7 @@ class SplitWriter:
         self._append(ids)
         self._characters += document.characters
         self._bytes += document.bytes
-        self._repeats.add(document.key, document.beginning)
+        self._repeats.add(document.piece_key, document.beginning)
         if document.part is not None:
             known = self._parts.get(document.part, PartSummary())
             self._parts[document.part] = PartSummary(

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
-from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -13,10 +13,11 @@ from edlm.config import ConfigurationError, Positive, config, plain
 from edlm.data.chat_template import ChatTemplate
 from edlm.data.corpus import CorpusConfig, Document, holds_conversations, with_fields
 from edlm.data.encoded_documents import DocumentBatch, DocumentEncoder, EncodedBatch
+from edlm.data.lost_characters import Losses
 from edlm.data.packing import SplitWriter
 from edlm.data.progress import ReadingProgress
 from edlm.data.shards import Shards
-from edlm.data.splits import SPLITS, Shares, SourceSplits, Split, TextSplits, divide
+from edlm.data.splits import SPLITS, Shares, SourceSplits, Split, Splits, TextSplits, divide
 from edlm.data.synthetic import AbstractSource
 from edlm.data.text_batches import batched
 from edlm.data.token_file import INDEX, SplitSummary, Summary, paths, read_summary
@@ -146,7 +147,7 @@ def prepare(data: Data, folder: Path, progress: Callable[[str], None], shards: S
     if isinstance(splits, TextSplits):
         splits.require_a_text_for_each()
     with ReadingProgress(progress, "read for the tokenizer") as reading:
-        tokenizer = data.tokenizer.build(_training_texts(splits.documents(), reading), progress)
+        tokenizer = data.tokenizer.build(_training_texts(splits, reading), progress)
     tokenizer.save(folder)
     progress(f"tokenizer: {tokenizer.size:,} tokens")
     if (chat := data.chat_template()) is not None:
@@ -159,7 +160,8 @@ def prepare(data: Data, folder: Path, progress: Callable[[str], None], shards: S
             for split in used_splits
         }
         reading = stack.enter_context(ReadingProgress(progress, "tokenised"))
-        totals = _write_documents(_encoded(splits, tokenizer, chat, shards), writers, reading, progress)
+        encoded = partial(_encoded, tokenizer, chat, shards)
+        dropped, losses = _write_documents(splits, encoded, writers, reading, progress)
         summaries: dict[Split, SplitSummary] = {split: writer.finish() for split, writer in writers.items()}
     _require_rows(summaries, data.length)
     summary = Summary(
@@ -168,8 +170,8 @@ def prepare(data: Data, folder: Path, progress: Callable[[str], None], shards: S
         separator=tokenizer.separator,
         length=data.length,
         number=number,
-        dropped=totals.dropped,
-        lost=totals.losses.notable(),
+        dropped=dropped,
+        lost=losses.notable(),
         splits=summaries,
         chat=chat,
     )
@@ -179,19 +181,19 @@ def prepare(data: Data, folder: Path, progress: Callable[[str], None], shards: S
     return summary
 
 
-def _training_texts(documents: Iterator[tuple[Document, Split | None]], progress: ReadingProgress) -> Iterator[str]:
+def _training_texts(splits: Splits, progress: ReadingProgress) -> Iterator[str]:
     """Yield the texts of the train split."""
-    for document, split in documents:
+    for document, split in splits.documents():
         progress.add(len(document.text))
         if split == "train":
             yield document.text
 
 
 def _encoded(
-    splits: TextSplits | SourceSplits, tokenizer: Tokenizer, chat: ChatTemplate | None, shards: Shards | None
+    tokenizer: Tokenizer, chat: ChatTemplate | None, shards: Shards | None, documents: Iterator[Document]
 ) -> Iterator[tuple[EncodedBatch, bool]]:
     """Yield the encoded documents in their order, and whether an earlier preparation has encoded them."""
-    batches: Iterator[DocumentBatch] = batched(splits.documents(), lambda item: item[0].text)
+    batches: Iterator[DocumentBatch] = batched(documents, lambda document: document.text)
     if shards is not None:
         yield from shards.encoded(batches, tokenizer, chat)
         return
@@ -200,22 +202,34 @@ def _encoded(
 
 
 def _write_documents(
-    batches: Iterator[tuple[EncodedBatch, bool]],
+    splits: Splits,
+    encoded: Callable[[Iterator[Document]], Iterator[tuple[EncodedBatch, bool]]],
     writers: Mapping[Split, SplitWriter],
     reading: ReadingProgress,
     progress: Callable[[str], None],
-) -> EncodedBatch:
-    """Write every document with the writer of its split; return the counts of all, without the documents."""
-    totals, reused_characters = EncodedBatch(), 0
-    for batch, reused in batches:
-        for document in batch.documents:
-            writers[document.split].write(document)
-        totals.add(replace(batch, documents=[]))
-        reused_characters += batch.characters if reused else 0
-        reading.add(batch.characters, 0 if reused else sum(document.bytes for document in batch.documents))
+) -> tuple[int, Losses]:
+    """Write every document with the writer of its split; return how many were left out, and what characters are lost.
+
+    Raise ConfigurationError if no document of the corpus is kept.
+    """
+    losses, dropped, kept, reused_characters = Losses(), 0, 0, 0
+    for documents, assign in splits.streams():
+        kept = 0  # of the corpus, which comes last
+        for batch, reused in encoded(documents):
+            for document in batch.documents:
+                split = assign(document)
+                if split is None:
+                    dropped += 1
+                else:
+                    kept += 1
+                    writers[split].write(document)
+            losses.add(batch.losses)
+            reused_characters += batch.characters if reused else 0
+            reading.add(batch.characters, 0 if reused else sum(document.bytes for document in batch.documents))
+    splits.require_kept(kept)
     if reused_characters:
         progress(f"{reused_characters:,} characters were tokenised by an earlier attempt")
-    return totals
+    return dropped, losses
 
 
 def _require_rows(summaries: Mapping[Split, SplitSummary], length: int) -> None:

@@ -1,6 +1,6 @@
 """Shards: encoded parts of a corpus, each committed as one file, so that a killed preparation goes on.
 
-One reader reads the corpus, assigns the splits and hands the documents to tasks: reading is cheap beside tokenization.
+One reader reads the corpus and hands its documents to tasks: reading is cheap beside tokenization.
 """
 
 import functools
@@ -69,8 +69,8 @@ class CommittedShard:
 class Shards:
     """Folder of shards, as a URI that tasks can reach and that outlives a killed preparation, and how tasks are run.
 
-    The name of a shard is a digest of its documents and their splits, of the tokenizer and of the chat template: a
-    preparation of other data or settings finds none of them. Their size has no influence on what is prepared.
+    The name of a shard is a digest of its documents, of the tokenizer and of the chat template: a preparation of other
+    data or settings finds none of them. Their size has no influence on what is prepared.
     """
 
     folder: str
@@ -107,7 +107,7 @@ class Shards:
         group, size = [], 0
         for batch in batches:
             group.append(batch)
-            size += sum(len(document.text) for document, _ in batch)
+            size += sum(len(document.text) for document in batch)
             if size >= self.characters:
                 yield tuple(group)
                 group, size = [], 0
@@ -140,8 +140,7 @@ def write_shard(uri: str, batch: EncodedBatch) -> None:
         ids = ids.astype(np.uint16)
     facts = {
         "number": ids.dtype.str,
-        "documents": [(split, len(of_document), *others) for split, of_document, *others in documents],
-        "dropped": batch.dropped,
+        "documents": [(len(of_document), *others) for of_document, *others in documents],
         "characters": batch.characters,
         "lost": batch.losses.lost,
         "sample": batch.losses.sample,
@@ -167,13 +166,13 @@ def read_shard(uri: str) -> EncodedBatch | None:
     end = SIZE_BYTES + int.from_bytes(content[:SIZE_BYTES])
     facts = json.loads(str(content[end:], "utf-8", ERRORS))
     ids = np.frombuffer(content[SIZE_BYTES:end], dtype=facts["number"])
-    ends = accumulate(size for _, size, *_ in facts["documents"])
+    ends = accumulate(size for size, *_ in facts["documents"])
     documents = [
-        EncodedDocument(split, ids[end - size : end], *others)
-        for end, (split, size, *others) in zip(ends, facts["documents"], strict=True)
+        EncodedDocument(ids[end - size : end], *others)
+        for end, (size, *others) in zip(ends, facts["documents"], strict=True)
     ]
     losses = Losses(Counter(facts["lost"]), facts["sample"])
-    return EncodedBatch(documents, facts["dropped"], facts["characters"], losses)
+    return EncodedBatch(documents, facts["characters"], losses)
 
 
 def _digest(
@@ -185,6 +184,6 @@ def _digest(
     """
     name = tokenizer.rpartition("/")[2]
     # Where batches end decides which characters are inspected for losses.
-    about = [[[split, one.part, one.given, one.turns, len(one.text)] for one, split in batch] for batch in batches]
+    about = [[[one.whole_key, one.part, one.given, one.turns, len(one.text)] for one in batch] for batch in batches]
     facts = [FORMAT, name, None if chat is None else plain(chat), about]
     return hashlib.sha256(xxh3_128_digest(packed.utf8.data) + json.dumps(facts).encode()).hexdigest()

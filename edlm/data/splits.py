@@ -4,19 +4,20 @@ A document's split is a function of a hash of its text. A document's length has 
 every split follow one distribution. It does not depend on other documents, so any number of tasks can share the work.
 """
 
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby, islice
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 from jaxtyping import UInt64
 
 from edlm.config import ConfigurationError, Fraction, config
 from edlm.data.corpus import CorpusConfig, Document
+from edlm.data.encoded_documents import EncodedDocument
 from edlm.data.synthetic import AbstractSource
-from edlm.data.text_key import text_key
 
 Split = Literal["train", "validation", "judge"]
 SPLITS: tuple[Split, ...] = ("train", "validation", "judge")
@@ -55,8 +56,41 @@ class Shares:
         return {split: part for split, part in parts.items() if part > 0}
 
 
+class SplitStream(NamedTuple):
+    """Documents in their order, and the function that assigns each in turn; None for one that is left out."""
+
+    documents: Iterator[Document]
+    assign: Callable[[Document | EncodedDocument], Split | None]
+
+
+class Splits(ABC):
+    """Split of every document, encoded or not."""
+
+    @abstractmethod
+    def streams(self) -> Iterator[SplitStream]:
+        """Yield the streams of documents, the corpus last; every call yields the same."""
+
+    @abstractmethod
+    def require_kept(self, documents: int) -> None:
+        """Raise ConfigurationError unless as many documents of the corpus are kept as a corpus must have."""
+
+    def documents(self) -> Iterator[tuple[Document, Split | None]]:
+        """Yield each document and its split; the split is None for documents left out.
+
+        Raises ConfigurationError as `require_kept`.
+        """
+        kept = 0
+        for documents, assign in self.streams():
+            kept = 0
+            for document in documents:
+                split = assign(document)
+                kept += split is not None
+                yield document, split
+        self.require_kept(kept)
+
+
 @dataclass(frozen=True)
-class TextSplits:
+class TextSplits(Splits):
     """Splits of a text corpus. Each text belongs to one split, with all its copies.
 
     Copies are texts that differ at most in line ends, trailing white space and Unicode form (`text_key`). A row that is
@@ -73,22 +107,11 @@ class TextSplits:
     balanced: Mapping[int, Split] | None
     """Split of each key if the corpus has fewer than FEW texts, else None."""
 
-    def documents(self) -> Iterator[tuple[Document, Split | None]]:
-        """Yield each document and its split, the validation corpus first; the split is None for documents left out.
-
-        Every call yields the same. Raises ConfigurationError if no text of `corpus` is kept.
-        """
+    def streams(self) -> Iterator[SplitStream]:
+        """Yield the validation corpus, if there is one, and the corpus."""
         if self.validation is not None:
-            for document in self.validation.documents():
-                yield document, "validation"
-        kept = False
-        for document in self.corpus.documents():
-            split = self.split(document)
-            kept = kept or split is not None
-            yield document, split
-        if not kept:
-            qualifier = "" if self.validation is None else ", or none that the validation corpus does not hold"
-            raise ConfigurationError(f"the corpus holds no text{qualifier}; check its paths, split and text_field")
+            yield SplitStream(self.validation.documents(), lambda _: "validation")
+        yield SplitStream(self.corpus.documents(), self.split)
 
     def require_a_text_for_each(self) -> None:
         """Raise ConfigurationError if `corpus` has fewer different texts than there are splits to divide them among."""
@@ -101,16 +124,23 @@ class TextSplits:
                 "line; other formats: several rows)"
             )
 
-    def split(self, document: Document) -> Split | None:
+    def require_kept(self, documents: int) -> None:
+        """Raise ConfigurationError if there is none."""
+        if not documents:
+            qualifier = "" if self.validation is None else ", or none that the validation corpus does not hold"
+            raise ConfigurationError(f"the corpus holds no text{qualifier}; check its paths, split and text_field")
+
+    def split(self, document: Document | EncodedDocument) -> Split | None:
         """Return the split of a document of `corpus`; None if the validation corpus holds its text.
 
         Except in a corpus of few texts, it is a function of the text and the shares alone. A change of the shares
         moves only the texts that have to move: validation holds the lowest hashes, judge the highest.
         Raises ConfigurationError for a text that a corpus of few texts did not hold when it was first read.
         """
-        if any(_among(key, self.held_out) for key in _keys(document)):
-            return None
         key = document.key
+        # Of two equal texts, one may be a row and one streamed.
+        if any(_among(each, self.held_out) for each in {key, document.piece_key}):
+            return None
         if self.balanced is not None:
             if key not in self.balanced:
                 raise ConfigurationError("the corpus has changed while it was read; prepare it again")
@@ -122,7 +152,7 @@ class TextSplits:
 
 
 @dataclass(frozen=True)
-class SourceSplits:
+class SourceSplits(Splits):
     """Splits of a synthetic source: documents are assigned in turn, by their index.
 
     The sequences of a source are independent draws, and those of each split have to be, too. A hash of the text would
@@ -133,15 +163,20 @@ class SourceSplits:
     source: AbstractSource
     shares: Shares
 
-    def documents(self) -> Iterator[tuple[Document, Split | None]]:
-        """Yield each document and its split, the same at every call."""
+    def streams(self) -> Iterator[SplitStream]:
+        """Yield the sequences of the source."""
         parts = self.shares.parts()
         characters = dict.fromkeys(parts, 0)
-        for document in self.source.documents():
-            size = len(document.text)
-            split = _furthest_behind(parts, characters, size)
-            characters[split] += size
-            yield document, split
+
+        def assign(document: Document | EncodedDocument) -> Split:
+            split = _furthest_behind(parts, characters, document.characters)
+            characters[split] += document.characters
+            return split
+
+        yield SplitStream(self.source.documents(), assign)
+
+    def require_kept(self, documents: int) -> None:
+        """Every sequence is kept."""
 
 
 def divide(
@@ -156,7 +191,8 @@ def divide(
         return SourceSplits(corpus, shares)
     held_out = np.array([], dtype=np.uint64)
     if validation is not None:
-        keys = (key for document in _counted(validation, on_characters) for key in _keys(document))
+        read = _counted(validation, on_characters)
+        keys = (key for document in read for key in {document.key, document.piece_key})
         held_out = np.unique(np.fromiter(keys, dtype=np.uint64))
     few = list(islice(_texts(_counted(corpus, on_characters)), FEW))
     balanced = None if len(few) == FEW else _balanced(few, held_out, shares)
@@ -167,11 +203,6 @@ def _counted(corpus: CorpusConfig, on_characters: Callable[[int], None]) -> Iter
     for document in corpus.documents():
         on_characters(len(document.text))
         yield document
-
-
-def _keys(document: Document) -> set[int]:
-    """Return the keys of the whole text and of the piece: of two equal texts, one may be a row and one streamed."""
-    return {document.key, text_key(document.text)} if document.whole_key is not None else {document.key}
 
 
 def _texts(documents: Iterator[Document]) -> Iterator[tuple[int, int]]:

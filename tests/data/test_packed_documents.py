@@ -18,7 +18,7 @@ DOCUMENTS = st.builds(
     given=st.none() | st.integers(0, 20),
     turns=st.none() | st.lists(st.tuples(TEXTS, TEXTS), max_size=2).map(tuple),
 )
-BATCHES = st.lists(st.lists(st.tuples(DOCUMENTS, st.none() | st.sampled_from(["train", "judge"])), max_size=4))
+BATCHES = st.lists(st.lists(DOCUMENTS, max_size=4))
 
 
 @given(BATCHES)
@@ -29,7 +29,7 @@ def test_the_batches_come_back_whole(batches):
 
 def test_texts_are_sent_beside_the_pickle():
     buffers: list[pickle.PickleBuffer] = []
-    packed = PackedDocuments.of([[(Document("a text " * 1000, "a.txt"), "train")]])
+    packed = PackedDocuments.of([[Document("a text " * 1000, "a.txt")]])
     assert len(pickle.dumps(packed, protocol=5, buffer_callback=buffers.append)) < 1000
     assert [len(buffer.raw()) for buffer in buffers] == [7000]
 
@@ -37,5 +37,5 @@ def test_texts_are_sent_beside_the_pickle():
 def test_a_key_that_has_been_computed_is_not_computed_again():
     document = Document("a text", "a.txt")
     vars(document)["key"] = 7
-    ((back, _),), *_ = PackedDocuments.of([[(document, "train")]]).batches()
+    ((back,),) = PackedDocuments.of([[document]]).batches()
     assert back.key == 7

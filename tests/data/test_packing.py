@@ -13,7 +13,7 @@ LENGTH, SEPARATOR = 4, 0
 
 
 def document(text, ids, given=None):
-    return EncodedDocument.of(Document(text, "a.txt"), "train", np.array(ids), given=given)
+    return EncodedDocument.of(Document(text, "a.txt"), np.array(ids), given=given)
 
 
 def test_documents_follow_one_another_across_rows(tmp_path):

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edlm.config import ConfigurationError
-from edlm.data import shards, text_batches
+from edlm.data import shards, splits, text_batches
 from edlm.data.corpus import Files, Markov, Mixture
 from edlm.data.encoded_documents import EncodedBatch, EncodedDocument
 from edlm.data.mixture import Part
@@ -128,6 +128,19 @@ def test_the_files_are_those_of_one_process_whatever_the_tasks_and_the_shards(
     assert content(folder / "data") == expected
 
 
+def test_texts_of_a_large_corpus_are_hashed_by_the_tasks(tmp_path, monkeypatch):
+    """One process reads for all tasks: what it need not do itself is done by them."""
+    monkeypatch.setattr(splits, "FEW", 3)
+
+    def run(work, tasks):
+        for task in tasks:
+            assert all("key" not in others for batch in task.documents.others for others in batch)
+            yield work(task)
+
+    summary = prepare(text_with_lost_letters(tmp_path), tmp_path / "data", silent, Shards(str(tmp_path / "s"), run))
+    assert summary.splits["validation"].documents > 0
+
+
 class KilledPreparation(BaseException):
     pass
 
@@ -171,7 +184,9 @@ def test_a_damaged_shard_is_made_again(prepared, tmp_path, damage):
 @pytest.mark.parametrize("largest", [None, 0, 2**16 - 1, 2**16, 2**31 - 1])
 def test_a_shard_keeps_ids_of_any_vocabulary(tmp_path, largest):
     ids = [] if largest is None else [largest, 0]
-    document = EncodedDocument("train", np.array(ids, dtype=np.int32), characters=3, bytes=3, key=5, beginning="one")
+    document = EncodedDocument(
+        np.array(ids, dtype=np.int32), characters=3, bytes=3, key=5, piece_key=6, beginning="one"
+    )
     write_shard(str(tmp_path / "a.shard"), EncodedBatch([document, document]))
     batch = read_shard(str(tmp_path / "a.shard"))
     assert batch is not None
@@ -187,7 +202,7 @@ def test_a_shard_is_written_without_a_look_at_the_others(tmp_path, monkeypatch):
     assert read_shard(str(tmp_path / "a.shard")) == EncodedBatch()
 
 
-def test_a_shard_of_other_texts_splits_or_tokenizer_is_not_taken(tmp_path):
+def test_a_shard_of_other_texts_or_another_tokenizer_is_not_taken_and_one_of_other_splits_is(tmp_path):
     def names(shares=SHARES, tokenizer=Bytes(), texts=STORIES):  # noqa: B008
         corpus = Files(paths=lines(tmp_path / "a.jsonl", [{"text": text} for text in texts]))
         data = Data(corpus=corpus, tokenizer=tokenizer, length=8, shares=shares)
@@ -196,9 +211,9 @@ def test_a_shard_of_other_texts_splits_or_tokenizer_is_not_taken(tmp_path):
 
     (first,) = names()
     assert names() == {first}
-    assert len(names(shares=Shares(validation=0.3, judge=0.1))) == 2
-    assert len(names(tokenizer=BPE(size=300))) == 3
-    assert len(names(texts=[*STORIES[:-1], STORIES[-1] + "."])) == 4
+    assert names(shares=Shares(validation=0.3, judge=0.1)) == {first}
+    assert len(names(tokenizer=BPE(size=300))) == 2
+    assert len(names(texts=[*STORIES[:-1], STORIES[-1] + "."])) == 3
 
 
 def test_an_error_in_a_task_is_the_users(tmp_path):
