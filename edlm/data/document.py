@@ -33,11 +33,6 @@ class Document:
         return text_key(self.text) if self.whole_key is None else self.whole_key
 
     @property
-    def characters(self) -> int:
-        """Length of the text."""
-        return len(self.text)
-
-    @property
     def piece_key(self) -> int:
         """Key of this text, even if it is a piece of another one."""
         return self.key if self.whole_key is None else text_key(self.text)

@@ -18,7 +18,7 @@ DocumentBatch = Sequence[Document]
 
 
 class EncodedDocument(NamedTuple):
-    """Tokens of a document, and what its split depends on and the summary of the split counts."""
+    """Tokens of a document, and what of its text decides on the split and is counted in its summary."""
 
     ids: Int[np.ndarray, " n"]
     characters: int

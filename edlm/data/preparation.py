@@ -17,7 +17,7 @@ from edlm.data.lost_characters import Losses
 from edlm.data.packing import SplitWriter
 from edlm.data.progress import ReadingProgress
 from edlm.data.shards import Shards
-from edlm.data.splits import SPLITS, Shares, SourceSplits, Split, Splits, TextSplits, divide
+from edlm.data.splits import SPLITS, Shares, SourceSplits, Split, SplitAssignment, TextSplits, divide
 from edlm.data.synthetic import AbstractSource
 from edlm.data.text_batches import batched
 from edlm.data.token_file import INDEX, SplitSummary, Summary, paths, read_summary
@@ -147,7 +147,7 @@ def prepare(data: Data, folder: Path, progress: Callable[[str], None], shards: S
     if isinstance(splits, TextSplits):
         splits.require_a_text_for_each()
     with ReadingProgress(progress, "read for the tokenizer") as reading:
-        tokenizer = data.tokenizer.build(_training_texts(splits, reading), progress)
+        tokenizer = data.tokenizer.build(_training_texts(splits.documents(), reading), progress)
     tokenizer.save(folder)
     progress(f"tokenizer: {tokenizer.size:,} tokens")
     if (chat := data.chat_template()) is not None:
@@ -181,9 +181,9 @@ def prepare(data: Data, folder: Path, progress: Callable[[str], None], shards: S
     return summary
 
 
-def _training_texts(splits: Splits, progress: ReadingProgress) -> Iterator[str]:
+def _training_texts(documents: Iterator[tuple[Document, Split | None]], progress: ReadingProgress) -> Iterator[str]:
     """Yield the texts of the train split."""
-    for document, split in splits.documents():
+    for document, split in documents:
         progress.add(len(document.text))
         if split == "train":
             yield document.text
@@ -202,34 +202,23 @@ def _encoded(
 
 
 def _write_documents(
-    splits: Splits,
+    splits: TextSplits | SourceSplits,
     encoded: Callable[[Iterator[Document]], Iterator[tuple[EncodedBatch, bool]]],
     writers: Mapping[Split, SplitWriter],
     reading: ReadingProgress,
     progress: Callable[[str], None],
 ) -> tuple[int, Losses]:
-    """Write every document with the writer of its split; return how many were left out, and what characters are lost.
-
-    Raise ConfigurationError if no document of the corpus is kept.
-    """
-    losses, dropped, kept, reused_characters = Losses(), 0, 0, 0
-    for documents, assign in splits.streams():
-        kept = 0  # of the corpus, which comes last
-        for batch, reused in encoded(documents):
-            for document in batch.documents:
-                split = assign(document)
-                if split is None:
-                    dropped += 1
-                else:
-                    kept += 1
-                    writers[split].write(document)
-            losses.add(batch.losses)
-            reused_characters += batch.characters if reused else 0
-            reading.add(batch.characters, 0 if reused else sum(document.bytes for document in batch.documents))
-    splits.require_kept(kept)
+    """Write every document with the writer of its split; return how many were left out, and the lost characters."""
+    assignment, losses, reused_characters = SplitAssignment(splits, reading.add), Losses(), 0
+    for batch, reused in encoded(assignment.documents()):
+        for document in batch.documents:
+            writers[assignment.split(document)].write(document)
+        losses.add(batch.losses)
+        reused_characters += batch.characters if reused else 0
+        reading.add(batch.characters, 0 if reused else sum(document.bytes for document in batch.documents))
     if reused_characters:
-        progress(f"{reused_characters:,} characters were tokenised by an earlier attempt")
-    return dropped, losses
+        progress(f"{reused_characters:,} characters were tokenised already")
+    return assignment.dropped, losses
 
 
 def _require_rows(summaries: Mapping[Split, SplitSummary], length: int) -> None:

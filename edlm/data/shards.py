@@ -27,8 +27,8 @@ from edlm.storage import join, local_path, read_bytes, read_text, write_bytes, w
 from edlm.storage_errors import StorageError
 
 FORMAT = "4"  # of a shard's file; another one has other names
-CHARACTERS = 4_000_000  # of a shard: a second of one core or some, so that a kill loses little
-DIGEST_BYTES = SIZE_BYTES = 16
+CHARACTERS = 4_000_000  # of a shard: from a fifth of a second to some of one core, so that a kill loses little
+DIGEST_BYTES = SIZE_BYTES = 16  # so that ids are aligned
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -70,7 +70,7 @@ class Shards:
     """Folder of shards, as a URI that tasks can reach and that outlives a killed preparation, and how tasks are run.
 
     The name of a shard is a digest of its documents, of the tokenizer and of the chat template: a preparation of other
-    data or settings finds none of them. Their size has no influence on what is prepared.
+    texts or with other ones finds none of them. Their size has no influence on what is prepared.
     """
 
     folder: str

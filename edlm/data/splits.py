@@ -4,12 +4,11 @@ A document's split is a function of a hash of its text. A document's length has 
 every split follow one distribution. It does not depend on other documents, so any number of tasks can share the work.
 """
 
-from abc import ABC, abstractmethod
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import groupby, islice
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import numpy as np
 from jaxtyping import UInt64
@@ -56,41 +55,8 @@ class Shares:
         return {split: part for split, part in parts.items() if part > 0}
 
 
-class SplitStream(NamedTuple):
-    """Documents in their order, and the function that assigns each in turn; None for one that is left out."""
-
-    documents: Iterator[Document]
-    assign: Callable[[Document | EncodedDocument], Split | None]
-
-
-class Splits(ABC):
-    """Split of every document, encoded or not."""
-
-    @abstractmethod
-    def streams(self) -> Iterator[SplitStream]:
-        """Yield the streams of documents, the corpus last; every call yields the same."""
-
-    @abstractmethod
-    def require_kept(self, documents: int) -> None:
-        """Raise ConfigurationError unless as many documents of the corpus are kept as a corpus must have."""
-
-    def documents(self) -> Iterator[tuple[Document, Split | None]]:
-        """Yield each document and its split; the split is None for documents left out.
-
-        Raises ConfigurationError as `require_kept`.
-        """
-        kept = 0
-        for documents, assign in self.streams():
-            kept = 0
-            for document in documents:
-                split = assign(document)
-                kept += split is not None
-                yield document, split
-        self.require_kept(kept)
-
-
 @dataclass(frozen=True)
-class TextSplits(Splits):
+class TextSplits:
     """Splits of a text corpus. Each text belongs to one split, with all its copies.
 
     Copies are texts that differ at most in line ends, trailing white space and Unicode form (`text_key`). A row that is
@@ -107,11 +73,32 @@ class TextSplits(Splits):
     balanced: Mapping[int, Split] | None
     """Split of each key if the corpus has fewer than FEW texts, else None."""
 
-    def streams(self) -> Iterator[SplitStream]:
-        """Yield the validation corpus, if there is one, and the corpus."""
+    def documents(self) -> Iterator[tuple[Document, Split | None]]:
+        """Yield each document and its split, the validation corpus first; the split is None for documents left out.
+
+        Every call yields the same. Raises ConfigurationError if no text of `corpus` is kept.
+        """
         if self.validation is not None:
-            yield SplitStream(self.validation.documents(), lambda _: "validation")
-        yield SplitStream(self.corpus.documents(), self.split)
+            for document in self.validation.documents():
+                yield document, "validation"
+        kept = False
+        for document in self.corpus.documents():
+            split = self.split(document)
+            kept = kept or split is not None
+            yield document, split
+        self._require(kept)
+
+    def unassigned(self) -> Iterator[Document]:
+        """Yield the documents without a look at their texts; errors as in `documents`."""
+        document = None
+        for document in self.corpus.documents():
+            yield document
+        self._require(document is not None)
+
+    def _require(self, kept: bool) -> None:
+        if not kept:
+            qualifier = "" if self.validation is None else ", or none that the validation corpus does not hold"
+            raise ConfigurationError(f"the corpus holds no text{qualifier}; check its paths, split and text_field")
 
     def require_a_text_for_each(self) -> None:
         """Raise ConfigurationError if `corpus` has fewer different texts than there are splits to divide them among."""
@@ -124,12 +111,6 @@ class TextSplits(Splits):
                 "line; other formats: several rows)"
             )
 
-    def require_kept(self, documents: int) -> None:
-        """Raise ConfigurationError if there is none."""
-        if not documents:
-            qualifier = "" if self.validation is None else ", or none that the validation corpus does not hold"
-            raise ConfigurationError(f"the corpus holds no text{qualifier}; check its paths, split and text_field")
-
     def split(self, document: Document | EncodedDocument) -> Split | None:
         """Return the split of a document of `corpus`; None if the validation corpus holds its text.
 
@@ -138,8 +119,7 @@ class TextSplits(Splits):
         Raises ConfigurationError for a text that a corpus of few texts did not hold when it was first read.
         """
         key = document.key
-        # Of two equal texts, one may be a row and one streamed.
-        if any(_among(each, self.held_out) for each in {key, document.piece_key}):
+        if len(self.held_out) and any(_among(each, self.held_out) for each in _keys(document)):
             return None
         if self.balanced is not None:
             if key not in self.balanced:
@@ -152,7 +132,7 @@ class TextSplits(Splits):
 
 
 @dataclass(frozen=True)
-class SourceSplits(Splits):
+class SourceSplits:
     """Splits of a synthetic source: documents are assigned in turn, by their index.
 
     The sequences of a source are independent draws, and those of each split have to be, too. A hash of the text would
@@ -163,20 +143,53 @@ class SourceSplits(Splits):
     source: AbstractSource
     shares: Shares
 
-    def streams(self) -> Iterator[SplitStream]:
-        """Yield the sequences of the source."""
+    def documents(self) -> Iterator[tuple[Document, Split | None]]:
+        """Yield each document and its split, the same at every call."""
         parts = self.shares.parts()
         characters = dict.fromkeys(parts, 0)
+        for document in self.source.documents():
+            size = len(document.text)
+            split = _furthest_behind(parts, characters, size)
+            characters[split] += size
+            yield document, split
 
-        def assign(document: Document | EncodedDocument) -> Split:
-            split = _furthest_behind(parts, characters, document.characters)
-            characters[split] += document.characters
-            return split
 
-        yield SplitStream(self.source.documents(), assign)
+@dataclass
+class SplitAssignment:
+    """Splits of documents that are encoded in the meantime.
 
-    def require_kept(self, documents: int) -> None:
-        """Every sequence is kept."""
+    Where a split is a function of the text alone, whoever encodes it hashes it. Others are assigned as they are read:
+    texts that are left out are never encoded.
+    """
+
+    splits: TextSplits | SourceSplits
+    on_characters: Callable[[int], None]
+    """Receives the length of each text that is left out."""
+    dropped: int = 0
+    """Documents left out so far."""
+    _known: deque[Split] = field(default_factory=deque)
+
+    def documents(self) -> Iterator[Document]:
+        """Yield the documents to encode, once; errors as in `TextSplits.documents`."""
+        if isinstance(self.splits, TextSplits) and self.splits.validation is None:
+            yield from self.splits.unassigned()
+            return
+        for document, split in self.splits.documents():
+            if split is None:
+                self.dropped += 1
+                self.on_characters(len(document.text))
+            else:
+                self._known.append(split)
+                yield document
+
+    def split(self, document: EncodedDocument) -> Split:
+        """Return the split of the next of these documents."""
+        if self._known:
+            return self._known.popleft()
+        assert isinstance(self.splits, TextSplits)
+        split = self.splits.split(document)
+        assert split is not None  # nothing is held out
+        return split
 
 
 def divide(
@@ -191,8 +204,7 @@ def divide(
         return SourceSplits(corpus, shares)
     held_out = np.array([], dtype=np.uint64)
     if validation is not None:
-        read = _counted(validation, on_characters)
-        keys = (key for document in read for key in {document.key, document.piece_key})
+        keys = (key for document in _counted(validation, on_characters) for key in _keys(document))
         held_out = np.unique(np.fromiter(keys, dtype=np.uint64))
     few = list(islice(_texts(_counted(corpus, on_characters)), FEW))
     balanced = None if len(few) == FEW else _balanced(few, held_out, shares)
@@ -203,6 +215,11 @@ def _counted(corpus: CorpusConfig, on_characters: Callable[[int], None]) -> Iter
     for document in corpus.documents():
         on_characters(len(document.text))
         yield document
+
+
+def _keys(document: Document | EncodedDocument) -> set[int]:
+    """Return the keys of the whole text and of the piece: of two equal texts, one may be a row and one streamed."""
+    return {document.key, document.piece_key}
 
 
 def _texts(documents: Iterator[Document]) -> Iterator[tuple[int, int]]:

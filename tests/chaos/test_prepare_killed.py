@@ -47,7 +47,7 @@ def test_killed_five_times_it_ends_with_the_bytes_of_one_process_and_keeps_no_sh
             os.killpg(victim.pid, signal.SIGKILL)
         wait_for_orphans_of(home)
     output = run(home, "prepare", experiment=experiment)
-    assert re.search(r"[\d,]+ characters were tokenised by an earlier attempt", output)
+    assert re.search(r"[\d,]+ characters were tokenised already", output)
     folder = re.search(r"\[prepare\] finished in .*?: (\S+)", output)
     assert folder is not None
     actual = {path.name: path.read_bytes() for path in Path(folder[1]).iterdir() if path.name != MARKER}

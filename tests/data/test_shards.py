@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edlm.config import ConfigurationError
-from edlm.data import shards, splits, text_batches
+from edlm.data import document, shards, splits, text_batches
 from edlm.data.corpus import Files, Markov, Mixture
 from edlm.data.encoded_documents import EncodedBatch, EncodedDocument
 from edlm.data.mixture import Part
@@ -132,13 +132,31 @@ def test_texts_of_a_large_corpus_are_hashed_by_the_tasks(tmp_path, monkeypatch):
     """One process reads for all tasks: what it need not do itself is done by them."""
     monkeypatch.setattr(splits, "FEW", 3)
 
-    def run(work, tasks):
-        for task in tasks:
-            assert all("key" not in others for batch in task.documents.others for others in batch)
-            yield work(task)
+    def never(_: str) -> int:
+        raise AssertionError("the reader hashes a text")
 
-    summary = prepare(text_with_lost_letters(tmp_path), tmp_path / "data", silent, Shards(str(tmp_path / "s"), run))
-    assert summary.splits["validation"].documents > 0
+    def run(work, tasks):
+        with monkeypatch.context() as reader:
+            reader.setattr(document, "text_key", never)
+            tasks = list(tasks)
+        yield from map(work, tasks)
+
+    data = text_with_lost_letters(tmp_path)
+    prepare(data, tmp_path / "data", silent, Shards(str(tmp_path / "shards"), run, characters=200))
+    prepare(data, tmp_path / "expected", silent)
+    assert content(tmp_path / "data") == content(tmp_path / "expected")
+
+
+def test_a_document_that_is_left_out_is_never_encoded(tmp_path):
+    chats = [[{"role": "user", "content": f"{i}"}, {"role": "assistant", "content": "!"}] for i in range(9)]
+    strange = [{"role": "strange", "content": "3"}, {"role": "assistant", "content": "!"}]
+    held, corpus = (
+        Files(paths=lines(tmp_path / f"{name}.jsonl", [{"messages": chat} for chat in rows]), messages_field="messages")
+        for name, rows in (("held", chats[:4]), ("corpus", [*chats[4:], strange]))
+    )
+    tokenizer = HuggingFaceTokenizer(uri=str(write_chat_tokenizer(tmp_path / "chat")), separator="<|im_end|>")
+    data = Data(corpus=corpus, validation=held, tokenizer=tokenizer, length=8, shares=Shares(validation=0))
+    assert prepare(data, tmp_path / "data", silent, Shards(str(tmp_path / "shards"), tasks(2))).dropped == 1
 
 
 class KilledPreparation(BaseException):
@@ -164,7 +182,7 @@ def test_a_killed_preparation_encodes_no_committed_shard_again(prepared, tmp_pat
     prepare(data, tmp_path / "data", output.append, Shards(str(tmp_path / "shards"), characters=200))
     assert content(tmp_path / "data") == expected
     assert len(encoded) == len(set(encoded)) > 10
-    assert any(line.endswith("characters were tokenised by an earlier attempt") for line in output)
+    assert any(line.endswith("characters were tokenised already") for line in output)
     committed = {path for path in (tmp_path / "shards").iterdir() if path.suffix == ".shard"}
     assert committed == set(map(Path, encoded))
 
@@ -184,13 +202,11 @@ def test_a_damaged_shard_is_made_again(prepared, tmp_path, damage):
 @pytest.mark.parametrize("largest", [None, 0, 2**16 - 1, 2**16, 2**31 - 1])
 def test_a_shard_keeps_ids_of_any_vocabulary(tmp_path, largest):
     ids = [] if largest is None else [largest, 0]
-    document = EncodedDocument(
-        np.array(ids, dtype=np.int32), characters=3, bytes=3, key=5, piece_key=6, beginning="one"
-    )
-    write_shard(str(tmp_path / "a.shard"), EncodedBatch([document, document]))
+    encoded = EncodedDocument(np.array(ids, dtype=np.int32), characters=3, bytes=3, key=5, piece_key=6, beginning="one")
+    write_shard(str(tmp_path / "a.shard"), EncodedBatch([encoded, encoded]))
     batch = read_shard(str(tmp_path / "a.shard"))
     assert batch is not None
-    assert [document.ids.tolist() for document in batch.documents] == [ids, ids]
+    assert [one.ids.tolist() for one in batch.documents] == [ids, ids]
 
 
 def test_a_shard_is_written_without_a_look_at_the_others(tmp_path, monkeypatch):
