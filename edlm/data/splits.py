@@ -158,8 +158,8 @@ class SourceSplits:
 class SplitAssignment:
     """Splits of documents that are encoded in the meantime.
 
-    Where a split is a function of the text alone, whoever encodes it hashes it. Others are assigned as they are read:
-    texts that are left out are never encoded.
+    Where a split is a function of the text alone, the task that encodes a text hashes it, too. Other splits are
+    assigned as documents are read: those that are left out are never encoded.
     """
 
     splits: TextSplits | SourceSplits
