@@ -19,6 +19,7 @@ from edlm.training.loop import fit
 from edlm.training.settings import Training
 from tests import toy
 from tests.cluster.training.zero_worker import CPU, HaltTraining, held_out, shared
+from tests.process_groups import leave
 
 BATCH, EVERY, STEPS = 12, 2, 6  # rows: a multiple of one, two and three workers
 SETUPS = [(precision, stage, False) for precision in ("float32", "bfloat16") for stage in (0, 1, 2, 3)]
@@ -77,8 +78,7 @@ def main(rank: int, world_size: int, port: int, folder: Path) -> None:
     assert len(set(counts)) == 1, f"ranks enter other collectives, which the watchdog takes for a hang: {counts}"
     if rank == 0:
         (folder / f"losses-{world_size}.json").write_text(json.dumps(results))
-    torch.distributed.barrier()
-    torch.distributed.destroy_process_group()
+    leave()
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ from edlm.training.settings import Muon, Training
 from edlm.training.step_clock import StepClock
 from tests import toy
 from tests.cluster.training.zero_objectives import objectives, science_rows
+from tests.process_groups import leave
 
 STEPS, DELAY, OF_MUON = 3, 0.1, 0.4  # seconds
 FAULT, LOGGED = 1, 4  # a step that is not finite, and how many steps are taken before one is known not to be
@@ -123,8 +124,7 @@ def main(rank: int, port: int, output: Path) -> None:
     }
     if rank == 0:
         output.write_text(json.dumps(results))
-    torch.distributed.barrier()
-    torch.distributed.destroy_process_group()
+    leave()
 
 
 if __name__ == "__main__":

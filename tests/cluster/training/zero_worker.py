@@ -27,6 +27,7 @@ from tests import toy
 from tests.cluster.training.small_chunks import small_chunks
 from tests.cluster.training.state_places import in_memory, saves_what_a_disk_has_lost
 from tests.cluster.training.zero_objectives import LENGTH, VOCABULARY, adapted, objectives, science_rows, uneven_rows
+from tests.process_groups import leave
 
 CPU = torch.device("cpu")
 NAMES = ("loss_nats_per_token", "gradient_norm")
@@ -327,8 +328,7 @@ def main(rank: int, port: int, output: Path, setups: Setups) -> None:
             results[f"{name} {stage}"] = {"full": full, "measured": measured}
     if rank == 0:
         output.write_text(json.dumps(results))
-    torch.distributed.barrier()
-    torch.distributed.destroy_process_group()
+    leave()
 
 
 if __name__ == "__main__":
