@@ -16,7 +16,7 @@ ERRORS = "surrogatepass"  # half of a surrogate pair arrives, too, to be refused
 
 @dataclass(frozen=True)
 class PackedDocuments:
-    """Batches of documents.
+    """Batches of documents that are sent to a task.
 
     Examples:
         >>> packed = PackedDocuments.of([[Document("naïve", "a.txt")]])

@@ -171,8 +171,8 @@ class SplitAssignment:
 
     def documents(self) -> Iterator[Document]:
         """Yield the documents to encode, once; errors as in `TextSplits.documents`."""
-        if isinstance(self.splits, TextSplits) and self.splits.validation is None:
-            yield from self.splits.unassigned()
+        if self._by_text is not None:
+            yield from self._by_text.unassigned()
             return
         for document, split in self.splits.documents():
             if split is None:
@@ -184,12 +184,16 @@ class SplitAssignment:
 
     def split(self, document: EncodedDocument) -> Split:
         """Return the split of the next of these documents."""
-        if self._known:
+        if self._by_text is None:
             return self._known.popleft()
-        assert isinstance(self.splits, TextSplits)
-        split = self.splits.split(document)
+        split = self._by_text.split(document)
         assert split is not None  # nothing is held out
         return split
+
+    @property
+    def _by_text(self) -> TextSplits | None:
+        """The splits, if each is a function of the text alone."""
+        return self.splits if isinstance(self.splits, TextSplits) and self.splits.validation is None else None
 
 
 def divide(
