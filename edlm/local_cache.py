@@ -111,6 +111,10 @@ class LocalCache:
             lock_file.unlink(missing_ok=True)  # before it is released: one that waits makes a new file (`_locked`)
             os.close(lock)
 
+    def holds(self, digest: str) -> bool:
+        """Return whether there is a copy, intact or not."""
+        return (self.folder / digest).is_dir()
+
     def hold(self, digest: str, source: EntrySource) -> Path:
         """Return the folder of an `entry`, which this process holds until it ends."""
         key = self.folder / digest

@@ -3,10 +3,8 @@
 import hashlib
 import json
 import shutil
-from collections.abc import Collection, Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
-from functools import partial
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path, PurePosixPath
 from typing import Annotated
 
@@ -17,7 +15,6 @@ from fsspec.implementations.local import LocalFileSystem
 from edlm.atomic_file import replacing, sync
 from edlm.config import NonNegative, config, parse, plain
 from edlm.file_systems import file_system
-from edlm.local_cache import LocalCache, default_cache
 from edlm.storage_errors import StorageError
 
 MARKER = "_COMMITTED.json"
@@ -165,77 +162,6 @@ def committed(uri: str) -> Marker | None:
     return _read_marker(join(uri, MARKER))
 
 
-@dataclass(frozen=True)
-class PublishedFolder:
-    """Committed folder at a URI, as the source of a local copy of the files that `marker` names."""
-
-    uri: str
-    marker: Marker
-    besides: frozenset[str] = frozenset()
-    """Files that the folder may hold, too."""
-
-    @property
-    def bytes(self) -> int:
-        return sum(file.bytes for file in self.marker.files)
-
-    def copy_to(self, folder: Path) -> None:
-        """Copy the files that the marker names, and the marker."""
-        system, root = _open(self.uri)
-        for file in self.marker.files:
-            _download(system, f"{root}/{file.path}", folder / file.path, f"{self.uri}/{file.path}")
-        write_text(str(folder / MARKER), json.dumps(plain(self.marker)))
-
-    def check(self, folder: Path) -> None:
-        """Raise StorageError unless a folder holds exactly these files, with their sizes and digests, and a marker."""
-        marker = committed(str(folder))
-        if marker is None or marker.digest != self.marker.digest:
-            raise StorageError(f"{folder} does not have the marker of {self.uri}")
-        verify(folder, self.marker.files, named=self.uri)
-
-
-def local_copy(uri: str, cache: LocalCache | None = None, files: Collection[str] | None = None) -> Path:
-    """Return a local folder with exactly the committed content of `uri`, every digest checked.
-
-    With `files`, those of them that are there are copied and checked, and no others. A local folder is used in place.
-    From any other URI, the files are copied once to the cache (None: `default_cache`), and stay there until this
-    process has ended. What was verified once on this machine is read again only after a file of it has changed. Raises
-    StorageError naming the file, what was expected and what was found.
-    """
-    source = _published(uri, files)
-    if (folder := _in_place(source, cache)) is not None:
-        return folder
-    return (cache or default_cache()).hold(source.marker.digest, source)
-
-
-@contextmanager
-def borrowed_copy(uri: str, cache: LocalCache | None = None) -> Iterator[Path]:
-    """Yield the `local_copy` of `uri`, which may be evicted from the cache when the context ends."""
-    source = _published(uri)
-    if (folder := _in_place(source, cache)) is not None:
-        yield folder
-        return
-    with (cache or default_cache()).entry(source.marker.digest, source) as copy:
-        yield copy
-
-
-def _published(uri: str, names: Collection[str] | None = None) -> PublishedFolder:
-    marker = committed(uri)
-    if marker is None:
-        raise StorageError(f"{uri} is not committed (no {MARKER}); run the stage that writes it to its end")
-    files = tuple(file for file in marker.files if names is None or file.path in names)
-    return PublishedFolder(uri, replace(marker, files=files), frozenset(file.path for file in marker.files))
-
-
-def _in_place(source: PublishedFolder, cache: LocalCache | None) -> Path | None:
-    """Return a local folder, verified; None if the source is elsewhere."""
-    system, root = _open(source.uri)
-    if not isinstance(system, LocalFileSystem):
-        return None
-    check = partial(verify, files=source.marker.files, besides=source.besides)
-    (cache or default_cache()).require(Path(root), source.marker.digest, check)
-    return Path(root)
-
-
 def inventory(folder: Path) -> tuple[File, ...]:
     """Return every file below `folder`, sorted by path; raise StorageError for symbolic links, sockets and the like."""
     if not folder.is_dir():
@@ -335,11 +261,3 @@ def _open(uri: str) -> tuple[AbstractFileSystem, str]:
     """Return the file system of `uri` and the path in it, without a trailing slash."""
     system, path = file_system(uri)
     return system, path.rstrip("/")
-
-
-def _download(system: AbstractFileSystem, source: str, target: Path, named: str) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        system.get_file(source, str(target))
-    except FileNotFoundError as error:
-        raise StorageError(f"{named} is missing though its folder is committed; run the stage again") from error

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from edlm.local_cache import LocalCache
-from edlm.storage import MARKER, hand_over, local_copy, local_path, publish
+from edlm.local_copies import local_copy
+from edlm.storage import MARKER, hand_over, local_path, publish
 from tests.test_storage import TREE, read, write
 
 

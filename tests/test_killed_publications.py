@@ -5,7 +5,8 @@ import pytest
 from edlm.atomic_file import UNFINISHED
 from edlm.file_systems import file_system
 from edlm.local_cache import LocalCache
-from edlm.storage import INTENT, MARKER, committed, join, local_copy, publish, remove_leftovers, write_text
+from edlm.local_copies import local_copy
+from edlm.storage import INTENT, MARKER, committed, join, publish, remove_leftovers, write_text
 from tests.test_storage import TREE, read, write
 
 

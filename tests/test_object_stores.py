@@ -17,7 +17,8 @@ from edlm.checkpoints.training_state import newest_snapshot, open_snapshot
 from edlm.data.corpus_files import Files
 from edlm.file_systems import file_system, require_answer
 from edlm.local_cache import LocalCache
-from edlm.storage import StorageError, committed, join, local_copy, publish, read_text, write_text
+from edlm.local_copies import local_copy
+from edlm.storage import StorageError, committed, join, publish, read_text, write_text
 from tests.bundles import make_bundle
 from tests.s3_server import BUCKET, clients_of, moto_server, rclone_server
 from tests.snapshots import parts_of, saved

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from edlm import storage
 from edlm.file_systems import file_system
 from edlm.local_cache import LocalCache
+from edlm.local_copies import local_copy
 from edlm.storage import (
     INTENT,
     MARKER,
@@ -28,7 +29,6 @@ from edlm.storage import (
     discard,
     inventory,
     join,
-    local_copy,
     publish,
     read_text,
     write_text,

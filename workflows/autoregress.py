@@ -13,7 +13,7 @@ from edlm.data.local_splits import local_index
 from edlm.data.preparation import Split
 from edlm.data.token_file import read_summary
 from edlm.huggingface.source import HuggingFaceSource
-from edlm.storage import local_copy
+from edlm.local_copies import local_copy
 from edlm.training.settings import Training
 from workflows.command import command
 from workflows.import_huggingface import imported_autoregressive

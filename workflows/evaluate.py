@@ -19,7 +19,7 @@ from edlm.config import ConfigurationError, plain
 from edlm.data.synthetic import AbstractSource
 from edlm.evaluation.judge_models import TrainedJudge
 from edlm.likelihood.estimate import Estimate, difference
-from edlm.storage import local_copy
+from edlm.local_copies import local_copy
 from workflows.autoregress import autoregress, judge
 from workflows.command import command
 from workflows.evaluation.equal_entropy_rows import matched_rows

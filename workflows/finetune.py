@@ -15,7 +15,7 @@ from edlm.checkpoints.model_folder import TOKENIZER
 from edlm.checkpoints.networks import open_denoiser
 from edlm.config import ConfigurationError, plain
 from edlm.data.local_splits import local_index
-from edlm.storage import local_copy
+from edlm.local_copies import local_copy
 from workflows.autoregress import autoregress
 from workflows.command import command
 from workflows.experiment import Finetune

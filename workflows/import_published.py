@@ -22,13 +22,14 @@ from edlm.checkpoints.networks import open_denoiser, save_autoregressive, save_d
 from edlm.config import ConfigurationError
 from edlm.data.tokenizer import Tokenizer, open_tokenizer
 from edlm.energies.edlm_nce import EDLMEnergyConfig
+from edlm.local_copies import local_copy
 from edlm.models.autoregressive import TransformerAutoregressiveConfig
 from edlm.published.checkpoint import Checkpoint, open_checkpoint
 from edlm.published.layout import Sizes, heads_of, our_weights, sizes_of
 from edlm.published.mdlm import MDLMDenoiserConfig
 from edlm.redaction import redact_logs, redacted_text
 from edlm.schedule import LogLinear
-from edlm.storage import committed, local_copy, publish
+from edlm.storage import committed, publish
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,8 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edlm.storage import join, local_copy
+from edlm.local_copies import local_copy
+from edlm.storage import join
 from workflows.command import experiment_from
 from workflows.dry_run import DryRun, dry_run
 from workflows.evaluate import evaluate, shown

@@ -12,7 +12,7 @@ from edlm.config import plain
 from edlm.data.local_splits import local_index
 from edlm.data.token_file import read_summary
 from edlm.huggingface.source import HuggingFaceSource
-from edlm.storage import local_copy
+from edlm.local_copies import local_copy
 from workflows.command import command
 from workflows.import_huggingface import imported_denoiser
 from workflows.prepare import prepare

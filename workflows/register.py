@@ -13,7 +13,8 @@ from edlm.data.local_splits import local_split
 from edlm.data.token_file import read_summary
 from edlm.inference.components import Bundle, DataCard
 from edlm.inference.generator import save_bundle
-from edlm.storage import committed, local_copy
+from edlm.local_copies import local_copy
+from edlm.storage import committed
 from workflows.command import command
 from workflows.experiment import Experiment
 from workflows.finetune import finetune

@@ -15,8 +15,9 @@ from PIL import Image
 
 from cluster.tracking.training_curves import Curves
 from edlm.config import ConfigurationError, plain
+from edlm.local_copies import local_copy
 from edlm.redaction import redacted
-from edlm.storage import committed, join, local_copy, publish
+from edlm.storage import committed, join, publish
 from workflows.command import command
 from workflows.dry_run import DryRun
 from workflows.evaluate import evaluate

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from edlm.config import ConfigurationError
 from edlm.data.tokenizer import FILE, open_tokenizer
-from edlm.storage import local_copy
+from edlm.local_copies import local_copy
 
 
 def require_same_tokens(inputs: Mapping[str, str]) -> None:

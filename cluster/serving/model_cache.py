@@ -12,7 +12,8 @@ from pathlib import Path
 from cluster.model_sources import require_source
 from cluster.tracking.model_version import ModelVersion
 from edlm.local_cache import LocalCache, default_cache
-from edlm.storage import PublishedFolder, committed, verify
+from edlm.local_copies import PublishedFolder
+from edlm.storage import committed, verify
 
 
 def model_cache(folder: str | None) -> LocalCache:

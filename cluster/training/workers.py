@@ -14,7 +14,7 @@ from typing import TypeVar
 import pydantic
 import torch
 import torch.distributed
-from ray.train import FailureConfig, RunConfig, ScalingConfig
+from ray.train import FailureConfig, RunConfig, ScalingConfig, get_context
 from ray.train.torch import get_device
 from torch import nn
 
@@ -42,7 +42,8 @@ from edlm.config import ConfigurationError
 from edlm.data.batches import Batches, Rows
 from edlm.data.local_splits import local_split
 from edlm.data.preparation import Split
-from edlm.data.token_file import TokenFile
+from edlm.data.read_ahead import ReadAhead
+from edlm.data.stored_split import StoredSplit, open_split
 from edlm.redaction import redact_logs
 from edlm.storage_errors import StoreRefusal
 from edlm.training.checkpointing import Checkpointing
@@ -211,8 +212,14 @@ def _train(task: TrainingTask, cluster: Cluster, say: Speaker, monitor: Monitor,
     origin = checkpointing.resume(task.start)
     if origin is not None and engine.rank == 0:
         say(f"[{task.name}] resumes after step {engine.step}")
-    tokens = TokenFile.open(local_split(task.data, task.split), task.split)
+    rows_here = (task.training.steps - engine.step) * task.training.batch // engine.world_size
+    tokens = open_split(task.data, task.split, rows_here * get_context().get_local_world_size())
+    if isinstance(tokens, StoredSplit) and engine.rank == 0:
+        say(f"[{task.name}] fetches rows from {task.data} as they are needed, without a copy of the {task.split} split")
     batches = Batches(tokens, task.length, task.training.batch, task.seed)
+    reading = nullcontext(batches.rows)
+    if isinstance(tokens, StoredSplit):
+        reading = ReadAhead(batches.rows, task.training.steps)
     requested = monitor.stop_poll() if engine.rank == 0 else _never
 
     objective.register_forward_pre_hook(lambda *_: watchdog.beat())  # micro-steps, and batches of a validation
@@ -223,10 +230,10 @@ def _train(task: TrainingTask, cluster: Cluster, say: Speaker, monitor: Monitor,
 
     with reporter or nullcontext():
         log, held_out = reporter.log if reporter else _unheard, _held_out(task)
-        with checkpointing, watchdog.stepping(), timed_collectives(clock):
+        with checkpointing, watchdog.stepping(), timed_collectives(clock), reading as read_rows:
             if task.start is not None and origin == task.start and finished(engine, task.training):
                 save(engine)  # of one that stopped early: no step follows after which one is due
-            rows = batches.rows if reporter is None else reporter.profiled(batches.rows)
+            rows = read_rows if reporter is None else reporter.profiled(read_rows)
             complete = fit(engine, rows, task.training, task.seed, log, save, held_out, requested, clock)
         if reporter is not None:
             reporter.stop(engine)

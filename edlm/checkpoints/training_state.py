@@ -26,7 +26,8 @@ from edlm.checkpoints.snapshot_retention import (
 from edlm.checkpoints.snapshot_state import SnapshotState
 from edlm.checkpoints.snapshot_writer import commit, write_part
 from edlm.checkpoints.state_slices import GatheredState, StateSource, whole
-from edlm.storage import StorageError, committed, join, local_copy
+from edlm.local_copies import local_copy
+from edlm.storage import StorageError, committed, join
 
 GATHERED = "state.safetensors"  # the only file of a snapshot of earlier versions
 log = logging.getLogger(__name__)

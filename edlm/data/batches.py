@@ -8,7 +8,7 @@ from jaxtyping import Bool, Int64
 from torch import Tensor
 
 from edlm.data.shuffle import permuted
-from edlm.data.token_file import TokenFile
+from edlm.data.stored_split import SplitTokens
 from edlm.device_copies import sent
 
 
@@ -61,7 +61,7 @@ class Batches:
     A row is `length` consecutive tokens of the packed stream; the tokens after the last complete row are not used.
     """
 
-    tokens: TokenFile
+    tokens: SplitTokens
     length: int
     batch: int
     """Rows per step, over all workers."""
@@ -82,27 +82,27 @@ class Batches:
         return Rows(_gather(self.tokens, indices), step, batch_index, self.batch, _loss_mask(self.tokens, indices))
 
 
-def whole(tokens: TokenFile, length: int, limit: int) -> Int64[Tensor, "n l"]:
+def whole(tokens: SplitTokens, length: int, limit: int) -> Int64[Tensor, "n l"]:
     """Return at most `limit` rows of `length` tokens, evenly spaced over the split, to evaluate a model on."""
     return _gather(tokens, _evenly(tokens, length, limit))
 
 
-def whole_rows(tokens: TokenFile, length: int, limit: int, step: int) -> Rows:
+def whole_rows(tokens: SplitTokens, length: int, limit: int, step: int) -> Rows:
     """Return the rows of `whole` as those of one `step`, with their loss mask."""
     indices = _evenly(tokens, length, limit)
     return Rows(_gather(tokens, indices), step, torch.arange(len(indices)), len(indices), _loss_mask(tokens, indices))
 
 
-def _evenly(tokens: TokenFile, length: int, limit: int) -> Int64[np.ndarray, "n l"]:
+def _evenly(tokens: SplitTokens, length: int, limit: int) -> Int64[np.ndarray, "n l"]:
     count = _count(tokens, length)
     n = min(limit, count)
     return _indices(torch.arange(n) * count // n, length)
 
 
-def _count(tokens: TokenFile, length: int) -> int:
-    count = len(tokens.tokens) // length
+def _count(tokens: SplitTokens, length: int) -> int:
+    count = tokens.count // length
     if count == 0:
-        raise ValueError(f"{len(tokens.tokens)} tokens do not fill one row of length {length}; prepare more text")
+        raise ValueError(f"{tokens.count} tokens do not fill one row of length {length}; prepare more text")
     return count
 
 
@@ -110,10 +110,10 @@ def _indices(rows: Int64[Tensor, " n"], length: int) -> Int64[np.ndarray, "n l"]
     return rows.numpy()[:, None] * length + np.arange(length)
 
 
-def _gather(tokens: TokenFile, indices: Int64[np.ndarray, "n l"]) -> Int64[Tensor, "n l"]:
-    return torch.from_numpy(tokens.tokens[indices].astype(np.int64))
+def _gather(tokens: SplitTokens, indices: Int64[np.ndarray, "n l"]) -> Int64[Tensor, "n l"]:
+    return torch.from_numpy(tokens.at(indices).astype(np.int64))
 
 
-def _loss_mask(tokens: TokenFile, indices: Int64[np.ndarray, "n l"]) -> Bool[Tensor, "n l"] | None:
+def _loss_mask(tokens: SplitTokens, indices: Int64[np.ndarray, "n l"]) -> Bool[Tensor, "n l"] | None:
     loss_mask = tokens.loss_mask(indices)
     return None if loss_mask is None else torch.from_numpy(loss_mask)

@@ -6,7 +6,7 @@ from edlm.data.splits import Split
 from edlm.data.token_file import INDEX, paths
 from edlm.data.tokenizer import FILE
 from edlm.local_cache import LocalCache
-from edlm.storage import local_copy
+from edlm.local_copies import local_copy
 
 
 def local_index(data: str, cache: LocalCache | None = None) -> Path:
@@ -19,4 +19,10 @@ def local_split(data: str, split: Split, cache: LocalCache | None = None) -> Pat
 
     Without the split, it is that of the index and the tokenizer, from which `TokenFile.open` raises its error.
     """
-    return local_copy(data, cache, (INDEX, FILE, *(path.name for path in paths(Path(), split))))
+    return local_copy(data, cache, split_files(split))
+
+
+def split_files(split: Split) -> tuple[str, ...]:
+    """Return the names of the files that `local_split` copies, whose digests are in the marker of their folder."""
+    files = paths(Path(), split)
+    return (INDEX, FILE, *(path.name for path in (files.tokens, files.documents, files.given)))

@@ -13,6 +13,7 @@ from jaxtyping import Int
 from edlm.data.encoded_documents import EncodedDocument
 from edlm.data.repeats import Repeats
 from edlm.data.splits import Split
+from edlm.data.token_blocks import BlockWriter
 from edlm.data.token_file import START, Number, PartSummary, SplitSummary, paths
 
 
@@ -24,14 +25,14 @@ class SplitWriter:
     """
 
     def __init__(self, folder: Path, split: Split, number: Number, length: int, separator: int | None) -> None:
-        tokens, self._starts_file, self._given_file = paths(folder, split)
+        self._files = paths(folder, split)
         self._length, self._separator = length, separator
         self._given = array("q")
         self._pairs = self._cut = self._padding = 0
-        self._tokens = tokens.open("wb")
+        self._tokens = self._files.tokens.open("wb")
+        self._blocks = BlockWriter(self._tokens)
         self._number = np.dtype(number)
         self._starts = array("q")
-        self._sha256 = hashlib.sha256()
         self._repeats = Repeats()
         self._parts: dict[str, PartSummary] = {}
         self._count = self._characters = self._bytes = 0
@@ -75,25 +76,25 @@ class SplitWriter:
         return ids
 
     def _append(self, ids: Int[np.ndarray, " n"]) -> None:
-        raw = np.ascontiguousarray(ids, dtype=self._number).data
-        self._tokens.write(raw)
-        self._sha256.update(raw)
+        self._blocks.write(np.ascontiguousarray(ids, dtype=self._number).view(np.uint8).data)
         self._count += len(ids)
 
     def finish(self) -> SplitSummary:
         """Complete the files and return a summary of their content."""
+        digests = self._blocks.finish()
         self._tokens.close()
+        self._files.digests.write_bytes(digests)
         given = np.array(self._given, dtype=START).tobytes()
         if given:
-            self._given_file.write_bytes(given)
+            self._files.given.write_bytes(given)
         starts = np.frombuffer(self._starts, dtype=np.int64).astype(START, copy=False).tobytes()
-        self._starts_file.write_bytes(starts)
+        self._files.documents.write_bytes(starts)
         return SplitSummary(
             documents=len(self._starts),
             tokens=self._count,
             characters=self._characters,
             bytes=self._bytes,
-            sha256=self._sha256.hexdigest(),
+            digests_sha256=hashlib.sha256(digests).hexdigest(),
             documents_sha256=hashlib.sha256(starts).hexdigest(),
             repeated=self._repeats.notable(),
             pairs=self._pairs,

@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Int64, UInt
@@ -40,8 +40,8 @@ class SplitSummary:
     tokens: NonNegative
     characters: NonNegative
     bytes: NonNegative
-    sha256: Sha256
-    """Digest of the file of tokens."""
+    digests_sha256: Sha256
+    """Digest of the file of the tokens' digests, one per block (`edlm.data.token_blocks`)."""
     documents_sha256: Sha256
     """Digest of the file of document starts."""
     repeated: tuple[Repeated, ...]
@@ -122,29 +122,25 @@ class TokenFile:
     """First and end index of stretches of tokens that are not learnt, prompts and padding, in ascending order; None:
     all tokens are learnt."""
 
-    def loss_mask(self, at: Int64[np.ndarray, "b l"]) -> Bool[np.ndarray, "b l"] | None:
+    @property
+    def count(self) -> int:
+        """Number of tokens."""
+        return len(self.tokens)
+
+    def at(self, indices: Int64[np.ndarray, "b l"]) -> UInt[np.ndarray, "b l"]:
+        """Return the tokens at these indices."""
+        return self.tokens[indices]
+
+    def loss_mask(self, indices: Int64[np.ndarray, "b l"]) -> Bool[np.ndarray, "b l"] | None:
         """Return which tokens at these indices count in a loss; None: all tokens of the file do."""
-        if self.given is None:
-            return None
-        stretch = np.searchsorted(self.given[:, 0], at, side="right") - 1
-        return (stretch < 0) | (at >= self.given[stretch, 1])
+        return loss_mask(self.given, indices)
 
     @staticmethod
     def open(folder: Path, split: Split) -> "TokenFile":
         """Open the split; raise ValueError naming a file that is missing, of a wrong size, or of another tokenizer."""
-        summary = read_summary(folder)
-        if split not in summary.splits:
-            raise ValueError(f"{folder} has no split {split!r}, only {', '.join(summary.splits)}; set shares.{split}")
-        digest = open_tokenizer(folder).digest
-        if digest != summary.tokenizer:
-            raise ValueError(
-                f"{folder}: the tokens were made with tokenizer {summary.tokenizer}, tokenizer.json is {digest}; "
-                "prepare the data again"
-            )
-        held = summary.splits[split]
+        summary, held = split_summary(folder, split)
         tokens, documents = mapped(folder, split, summary.number, held)
-        given = _mapped(paths(folder, split)[2], START, 2 * held.given).reshape(-1, 2) if held.given else None
-        return TokenFile(tokens, documents, summary.vocabulary, summary.separator, given)
+        return TokenFile(tokens, documents, summary.vocabulary, summary.separator, mapped_given(folder, split, held))
 
 
 def read_summary(folder: Path) -> Summary:
@@ -158,20 +154,65 @@ def read_summary(folder: Path) -> Summary:
         raise ValueError(f"{path} is damaged ({error}); prepare the data again") from error
 
 
-def paths(folder: Path, split: Split) -> tuple[Path, Path, Path]:
-    """Return the paths of a split's tokens, of its document starts, and of its given tokens, if there are any."""
-    return folder / f"{split}.bin", folder / f"{split}.documents.bin", folder / f"{split}.given.bin"
+def split_summary(folder: Path, split: Split) -> tuple[Summary, SplitSummary]:
+    """Return the index of a prepared folder, and what it says of a split.
+
+    Raise ValueError if there is none, no such split, or another tokenizer than the tokens were made with.
+    """
+    summary = read_summary(folder)
+    if split not in summary.splits:
+        raise ValueError(f"{folder} has no split {split!r}, only {', '.join(summary.splits)}; set shares.{split}")
+    digest = open_tokenizer(folder).digest
+    if digest != summary.tokenizer:
+        raise ValueError(
+            f"{folder}: the tokens were made with tokenizer {summary.tokenizer}, tokenizer.json is {digest}; "
+            "prepare the data again"
+        )
+    return summary, summary.splits[split]
+
+
+class SplitFiles(NamedTuple):
+    """Paths of the files of a split."""
+
+    tokens: Path
+    documents: Path
+    """Document starts."""
+    given: Path
+    """Stretches of tokens that are not learnt; missing if there are none."""
+    digests: Path
+    """SHA-256 of each block of the tokens."""
+
+
+def paths(folder: Path, split: Split) -> SplitFiles:
+    """Return the paths of a split's files."""
+    return SplitFiles(*(folder / f"{split}{name}.bin" for name in ("", ".documents", ".given", ".digests")))
+
+
+def loss_mask(
+    given: Int64[np.ndarray, "n 2"] | None, indices: Int64[np.ndarray, "b l"]
+) -> Bool[np.ndarray, "b l"] | None:
+    """Return which tokens at these indices are in no stretch of given ones; None if there are no stretches."""
+    if given is None:
+        return None
+    stretch = np.searchsorted(given[:, 0], indices, side="right") - 1
+    return (stretch < 0) | (indices >= given[stretch, 1])
 
 
 def mapped(
     folder: Path, split: Split, number: Number, held: SplitSummary
 ) -> tuple[UInt[np.ndarray, " n"], Int64[np.ndarray, " documents"]]:
     """Map a split's tokens and document starts; raise ValueError naming a file that is missing or of a wrong size."""
-    tokens, starts, _ = paths(folder, split)
-    return _mapped(tokens, number, held.tokens), _mapped(starts, START, held.documents)
+    files = paths(folder, split)
+    return mapped_file(files.tokens, number, held.tokens), mapped_file(files.documents, START, held.documents)
 
 
-def _mapped(path: Path, number: str, count: int) -> np.ndarray:
+def mapped_given(folder: Path, split: Split, held: SplitSummary) -> Int64[np.ndarray, "n 2"] | None:
+    """Map the first and end index of a split's given tokens; None if it has none. Errors as in `mapped`."""
+    return mapped_file(paths(folder, split).given, START, 2 * held.given).reshape(-1, 2) if held.given else None
+
+
+def mapped_file(path: Path, number: str, count: int) -> np.ndarray:
+    """Map a file of so many numbers; raise ValueError if it is missing or of a wrong size."""
     expected = count * np.dtype(number).itemsize
     if not path.is_file():
         raise ValueError(f"{path} is missing; prepare the data again")

@@ -18,8 +18,8 @@ from edlm.checkpoints.networks import open_autoregressive
 from edlm.config import ConfigurationError, Positive, config
 from edlm.data.tokenizer import Tokenizer, open_tokenizer
 from edlm.evaluation.huggingface_judge import open_causal_model
+from edlm.local_copies import local_copy
 from edlm.models.autoregressive import AbstractAutoregressiveModel
-from edlm.storage import local_copy
 
 TOKENS_AT_ONCE = 2048  # 0.4 GB of logits for a vocabulary of 50,257 tokens
 

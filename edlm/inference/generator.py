@@ -22,9 +22,10 @@ from edlm.inference.sequence import RunningSequence
 from edlm.interfaces import AbstractEnergy
 from edlm.likelihood.exact_order import FIXED_ORDER, require_exact
 from edlm.local_cache import LocalCache
+from edlm.local_copies import borrowed_copy
 from edlm.models.execution import AS_TRAINED, Execution
 from edlm.sampling.sampler import Sampler
-from edlm.storage import INTENT, MARKER, borrowed_copy, committed, write_text
+from edlm.storage import INTENT, MARKER, committed, write_text
 
 CARD = "bundle.yaml"
 DENOISER = "denoiser"

@@ -26,7 +26,8 @@ from edlm.checkpoints.model_folder import (
 from edlm.checkpoints.model_folder import save_model as save
 from edlm.checkpoints.weight_files import WEIGHTS
 from edlm.local_cache import LocalCache
-from edlm.storage import local_copy, publish
+from edlm.local_copies import local_copy
+from edlm.storage import publish
 
 
 def network(seed: int = 0) -> nn.Module:

@@ -25,7 +25,9 @@ def test_documents_follow_one_another_across_rows(tmp_path):
     assert tokens.tolist() == [1, 2, 0, 3, 4, 0]
     assert documents.tolist() == [0, 3]
     assert (summary.documents, summary.characters, summary.bytes, summary.padding) == (2, 5, 5, 0)
-    assert summary.sha256 == hashlib.sha256(tokens.tobytes()).hexdigest()
+    digests = paths(tmp_path, "train").digests.read_bytes()
+    assert digests == hashlib.sha256(tokens.tobytes()).digest()  # of one block
+    assert summary.digests_sha256 == hashlib.sha256(digests).hexdigest()
     assert not paths(tmp_path, "train")[2].exists()  # nothing is given: every token is learnt
 
 

@@ -57,7 +57,8 @@ def test_the_token_files_hold_every_document_once_in_its_order(tmp_path, tokeniz
         assert held.documents == len(texts)
         assert held.tokens == len(file.tokens)
         assert held.bytes == sum(len(text.encode()) for text in texts)
-        assert held.sha256 == hashlib.sha256((tmp_path / f"data/{split}.bin").read_bytes()).hexdigest()
+        digests = (tmp_path / f"data/{split}.digests.bin").read_bytes()
+        assert held.digests_sha256 == hashlib.sha256(digests).hexdigest()
     assert read_summary(tmp_path / "data") == summary
 
 

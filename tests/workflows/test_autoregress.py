@@ -6,7 +6,7 @@ import pytest
 
 from edlm.checkpoints.networks import open_autoregressive
 from edlm.config import load
-from edlm.storage import local_copy
+from edlm.local_copies import local_copy
 from edlm.training.local_engine import LocalEngine
 from tests.paths import SMALLEST
 from tests.workflows.local_session import LocalSession

@@ -8,7 +8,7 @@ from safetensors.torch import save_file
 import edlm
 from edlm.config import ConfigurationError, parse
 from edlm.data.tokenizer_kinds import Symbols
-from edlm.storage import local_copy
+from edlm.local_copies import local_copy
 from tests.published.checkpoints import TOKENS, published
 from tests.workflows.local_session import LocalSession
 from workflows.experiment import Experiment

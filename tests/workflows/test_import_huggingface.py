@@ -24,8 +24,8 @@ from edlm.huggingface.lora import LowRankAdaptation, merged
 from edlm.inference.components import Bundle
 from edlm.inference.generator import save_bundle
 from edlm.likelihood import nelbo, sampler_bound
+from edlm.local_copies import local_copy
 from edlm.sampling.sampler import Sampler
-from edlm.storage import local_copy
 from edlm.training.local_training import train
 from edlm.training.objectives import Denoising
 from edlm.training.settings import Training

@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 
 import edlm
 from edlm.data.tokenizer_kinds import Characters
-from edlm.storage import local_copy
+from edlm.local_copies import local_copy
 from tests.published.checkpoints import published
 from tests.workflows.commands import run
 from workflows.import_published import main as import_command

@@ -9,9 +9,9 @@ from edlm.checkpoints.networks import open_denoiser
 from edlm.energies.compose import joined_block
 from edlm.energies.kinds import EnergyConfig
 from edlm.interfaces import AnyEnergy, VerifiesDrafts
+from edlm.local_copies import local_copy
 from edlm.planning.compute_budget import StepChoice
 from edlm.sampling.sampler import EXACT, Sampler
-from edlm.storage import local_copy
 from workflows.evaluation.measurements.calibration import Calibration
 from workflows.evaluation.measurements.compute_budget import AdaptiveEffort
 from workflows.evaluation.measurements.cost import Cost

@@ -11,7 +11,7 @@ from edlm.config import ConfigurationError, plain
 from edlm.inference.generator import DENOISER, ENERGIES, TextGenerator
 from edlm.inference.results import described
 from edlm.inference.settings import ResolvedSettings
-from edlm.storage import local_copy
+from edlm.local_copies import local_copy
 from workflows.reporting.sampler_labels import Row
 
 PORT = 5001

@@ -6,7 +6,7 @@ from torch import nn
 from edlm.checkpoints.energies import open_energy
 from edlm.checkpoints.networks import OpenDenoiser, open_autoregressive, open_denoiser
 from edlm.interfaces import AbstractEnergy, Model
-from edlm.storage import local_copy
+from edlm.local_copies import local_copy
 from edlm.training.energy_objectives import ConditionalLikelihoodObjective, ContrastiveObjective, energy_objective
 from workflows.experiment import Finetune
 from workflows.training.initial_weights import load_initial

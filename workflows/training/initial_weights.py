@@ -10,7 +10,8 @@ from edlm.checkpoints.model_folder import CARD, ModelCard, load_into, load_weigh
 from edlm.checkpoints.networks import network_settings
 from edlm.config import ConfigurationError, from_yaml, plain
 from edlm.data.token_file import read_summary
-from edlm.storage import absolute, committed, join, local_copy, read_text
+from edlm.local_copies import local_copy
+from edlm.storage import absolute, committed, join, read_text
 from edlm.training.resume_compatibility import REPORTING
 from edlm.training.settings import Training
 

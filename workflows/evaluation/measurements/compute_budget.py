@@ -15,8 +15,7 @@ from torch import Tensor
 
 from edlm.checkpoints.networks import OpenDenoiser
 from edlm.data.batches import whole
-from edlm.data.local_splits import local_split
-from edlm.data.token_file import TokenFile
+from edlm.data.stored_split import open_split
 from edlm.evaluation.judge_models import JudgeConfig
 from edlm.interfaces import AnyEnergy
 from edlm.likelihood.estimate import difference
@@ -84,7 +83,7 @@ class AdaptiveEffort(AbstractMeasurement):
     def find(self) -> MeasuredRows:
         denoiser, energies = _opened(self)
         network, schedule, seed = denoiser.network, denoiser.schedule, self.subject.seed
-        training = whole(TokenFile.open(local_split(self.subject.data, FITTED), FITTED), denoiser.length, FITTED_ON)
+        training = whole(open_split(self.subject.data, FITTED, FITTED_ON), denoiser.length, FITTED_ON)
         choices, sampler = (PLAIN_STEP, *self.choices), Sampler(steps=self.steps)
         plans = [(choice,) * self.steps for choice in choices]
         nats = step_nats(training, network, energies, schedule, sampler, plans, seed, draws=1).mean(dim=2)

@@ -3,8 +3,7 @@
 from dataclasses import dataclass, replace
 
 from edlm.data.batches import whole
-from edlm.data.local_splits import local_split
-from edlm.data.token_file import TokenFile
+from edlm.data.stored_split import open_split
 from edlm.interfaces import Model
 from edlm.likelihood.bounds import sampler_bound
 from edlm.likelihood.estimate import difference
@@ -49,7 +48,7 @@ class FittedGrid(AbstractMeasurement):
     def find(self) -> MeasuredRows:
         denoiser, energy = models(self.subject, self.energy)
         network, schedule, seed = denoiser.network, denoiser.schedule, self.subject.seed
-        training = whole(TokenFile.open(local_split(self.subject.data, FITTED), FITTED), denoiser.length, FITTED_ON)
+        training = whole(open_split(self.subject.data, FITTED, FITTED_ON), denoiser.length, FITTED_ON)
         costs = step_costs(training, Model(network, energy, schedule), self.sampler, self.points, seed, draws=1)
         x0, rows = validation(self.subject), []
         for steps in self.steps:

@@ -25,8 +25,9 @@ from edlm.exact.hidden_markov import HiddenMarkovModel
 from edlm.exact.models import ExactConditional, ExactEnergy
 from edlm.interfaces import AbstractEnergy, AnyDenoiser, AnyEnergy, Model
 from edlm.likelihood.estimate import Estimate
+from edlm.local_copies import local_copy
 from edlm.models.autoregressive import AbstractAutoregressiveModel
-from edlm.storage import committed, local_copy
+from edlm.storage import committed
 from workflows.row_names import PLAIN, UNIFORM
 
 Row = dict[str, Any]

@@ -17,10 +17,10 @@ from edlm.evaluation.degeneration import FEWEST, flags, repeaters
 from edlm.evaluation.judge_models import Judge, JudgeConfig, TrainedJudge, first_documents
 from edlm.evaluation.judged_quality import Quality, assess
 from edlm.evaluation.mauve import mauve_on_judge_features
+from edlm.local_copies import local_copy
 from edlm.rng import Purpose, seeds
 from edlm.sampling.sampler import Sampler
 from edlm.sampling.state import StepResult
-from edlm.storage import local_copy
 from workflows.evaluation.measurements.likelihood import sampler_columns, sampler_label
 from workflows.evaluation.measurements.measurement import (
     AbstractMeasurement,

@@ -9,8 +9,8 @@ from torch import Tensor
 from edlm.data.tokenizer import open_tokenizer
 from edlm.likelihood.bounds import autoregressive_nll, nelbo, sampler_bound
 from edlm.likelihood.estimate import Estimate
+from edlm.local_copies import local_copy
 from edlm.sampling.sampler import Sampler
-from edlm.storage import local_copy
 from edlm.zero_shot.scoring import ZeroShot, score
 from workflows.evaluation.measurements.likelihood import sampler_label
 from workflows.evaluation.measurements.measurement import (
