@@ -28,13 +28,15 @@ from edlm.storage import digest_of, inventory
 from workflows.reporting.document import DocumentBlock, Paragraph, Table
 
 MB = 10**6
-ONE, TASKS = "one process", "{} Ray tasks"
+ONE, TASKS, APART = "one process", "{} Ray tasks", "{} processes apart"
 METHOD = (
     "The whole preparation is timed: the corpus is read, its documents are shared out among the splits, tokenized and "
-    "packed; with tasks also each shard's way to its file and back. Ray is started before. Contestants take turns; "
-    "seconds are medians over the rounds (in brackets: minimum to maximum), ratios are within one round. MB "
-    "(10^6 bytes) are of the text in UTF-8, memory is the peak of the process that packs, above what it took before. "
-    "Every process has one thread. CPU seconds of the tasks are counted; on a busy machine they tell more than seconds."
+    "packed; with tasks also each shard's way to its file and back. Ray is started before. Processes apart prepare a "
+    "part of the corpus each, at the same time, and share nothing but the machine: what its cores give at most. "
+    "Contestants take turns; seconds are medians over the rounds (in brackets: minimum to maximum), ratios are within "
+    "one round. MB (10^6 bytes) are of the text in UTF-8, memory is the peak of a process that packs, above what it "
+    "took before. Every process has one thread. CPU seconds of the tasks are counted; on a busy machine they tell more "
+    "than seconds."
 )
 
 
@@ -64,41 +66,76 @@ class PreparationRun:
     cpu_seconds: float
     """Of this process and, with tasks, of theirs."""
     peak_bytes: int
-    digest: str
+    digest: str | None
+    """None for parts of the corpus."""
 
 
 def measure_preparation(
     settings: PreparationSpeed, say: Callable[[str], None]
 ) -> tuple[float, Mapping[str, Sequence[PreparationRun]]]:
     """Return the MB of text, and the runs of each contestant by its name, one per round."""
-    contestants = {ONE: 0, TASKS.format(settings.tasks): settings.tasks}
-    runs: dict[str, list[PreparationRun]] = {name: [] for name in contestants}
     with tempfile.TemporaryDirectory(prefix="edlm-preparation-", dir=settings.storage) as folder:
         path = Path(folder, "corpus.jsonl")
         size = write_corpus(path, settings)
-        data = Data(
-            corpus=Files(paths=(str(path),)),
-            tokenizer=HuggingFaceTokenizer(uri=settings.tokenizer),
-            length=1024,
-            shares=Shares(validation=0.01),
-        )
+        parts = divided(path, settings.tasks)
+        contestants = {
+            ONE: ([path], 0),
+            TASKS.format(settings.tasks): ([path], settings.tasks),
+            APART.format(settings.tasks): (parts, 0),
+        }
+        runs: dict[str, list[PreparationRun]] = {name: [] for name in contestants}
         for i in range(settings.rounds):
-            for name, tasks in contestants.items():
-                with (
-                    tempfile.TemporaryDirectory(dir=folder) as target,
-                    multiprocessing.get_context("spawn").Pool(1) as pool,
-                ):
-                    run = pool.apply(prepare_here, (plain(data), target, tasks))
+            for name, (files, tasks) in contestants.items():
+                with tempfile.TemporaryDirectory(dir=folder) as target:
+                    run = _prepared(files, Path(target), tasks, settings)
                 say(f"round {i + 1}: {name}: {run.seconds:.1f} s, {size / run.seconds:.2f} MB/s")
                 runs[name].append(run)
     return size, runs
+
+
+def divided(path: Path, parts: int) -> list[Path]:
+    """Write the lines of a file to so many files of about equal size, and return their paths."""
+    files, most = [path.with_suffix(f".{part}.jsonl") for part in range(parts)], path.stat().st_size / parts
+    with path.open("rb") as lines:
+        for file in files:
+            with file.open("wb") as target:
+                for line in lines:
+                    target.write(line)
+                    if target.tell() >= most:
+                        break
+    return files
+
+
+def _prepared(files: Sequence[Path], folder: Path, tasks: int, settings: PreparationSpeed) -> PreparationRun:
+    """Prepare each file in a process of its own, all at once, with so many tasks (0: without Ray)."""
+    trees = [plain(_data(file, settings)) for file in files]
+    with multiprocessing.get_context("spawn").Pool(len(files)) as pool:
+        pool.map(_worker_cpu, [3.0 if len(files) > 1 else 0.0] * len(files), chunksize=1)  # all have started
+        arguments = [(tree, str(folder / str(part)), tasks) for part, tree in enumerate(trees)]
+        runs = pool.starmap(prepare_here, arguments, chunksize=1)
+    return PreparationRun(
+        max(run.seconds for run in runs),
+        sum(run.cpu_seconds for run in runs),
+        max(run.peak_bytes for run in runs),
+        runs[0].digest if len(runs) == 1 else None,
+    )
+
+
+def _data(file: Path, settings: PreparationSpeed) -> Data:
+    return Data(
+        corpus=Files(paths=(str(file),)),
+        tokenizer=HuggingFaceTokenizer(uri=settings.tokenizer),
+        length=1024,
+        shares=Shares(validation=0.01),
+    )
 
 
 def preparation_blocks(
     size: float, runs: Mapping[str, Sequence[PreparationRun]], settings: PreparationSpeed
 ) -> list[DocumentBlock]:
     """Return how the preparations were measured, and a table of them; raise AssertionError if their files differ."""
-    assert len({run.digest for rounds in runs.values() for run in rounds}) == 1, "the prepared files differ"
+    digests = {run.digest for rounds in runs.values() for run in rounds if run.digest is not None}
+    assert len(digests) == 1, "the prepared files differ"
     rows = []
     for name, rounds in runs.items():
         seconds = [run.seconds for run in rounds]
@@ -112,7 +149,10 @@ def preparation_blocks(
              f"{max(run.peak_bytes for run in rounds) / 2**20:.0f}")
         )  # fmt: skip
     columns = ("preparation", "seconds", "MB/s", "MB/s per core", "times as fast", "CPU seconds", "memory, MiB")
-    return [Paragraph(METHOD), Table(f"{size:.0f} MB of text; all files have the same bytes", columns, rows)]
+    return [
+        Paragraph(METHOD),
+        Table(f"{size:.0f} MB of text; one process and tasks write the same bytes", columns, rows),
+    ]
 
 
 def write_corpus(path: Path, settings: PreparationSpeed) -> float:

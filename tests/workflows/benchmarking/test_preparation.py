@@ -10,10 +10,12 @@ from edlm.data.preparation import Data
 from edlm.data.splits import Shares
 from edlm.data.tokenizer_kinds import Bytes
 from workflows.benchmarking.preparation import (
+    APART,
     ONE,
     TASKS,
     PreparationRun,
     PreparationSpeed,
+    divided,
     preparation_blocks,
     prepare_here,
     write_corpus,
@@ -24,7 +26,7 @@ SETTINGS = PreparationSpeed(texts=("a.txt",), tasks=2)
 TWO = TASKS.format(2)
 
 
-def run(seconds: float, digest: str = "same") -> PreparationRun:
+def run(seconds: float, digest: str | None = "same") -> PreparationRun:
     return PreparationRun(seconds, 1.1 * seconds, 2**20, digest)
 
 
@@ -39,6 +41,15 @@ def test_texts_are_repeated_up_to_the_size(tmp_path):
         write_corpus(tmp_path / "corpus.jsonl", PreparationSpeed())
 
 
+def test_parts_are_the_lines_of_the_corpus_in_about_equal_shares(tmp_path):
+    lines = [f"line {i} {'x' * (i % 50)}\n" for i in range(1000)]
+    (tmp_path / "corpus.jsonl").write_text("".join(lines))
+    files = divided(tmp_path / "corpus.jsonl", 3)
+    assert "".join(file.read_text() for file in files) == "".join(lines)
+    sizes = [file.stat().st_size for file in files]
+    assert max(sizes) - min(sizes) < 200
+
+
 def test_ratios_are_of_the_same_round_and_speed_is_per_core():
     runs = {ONE: [run(40.0), run(60.0)], TWO: [run(20.0), run(40.0)]}
     (table,) = [block for block in preparation_blocks(200.0, runs, SETTINGS) if isinstance(block, Table)]
@@ -46,6 +57,12 @@ def test_ratios_are_of_the_same_round_and_speed_is_per_core():
     assert cells[ONE]["MB/s"] == cells[ONE]["MB/s per core"] == "4.00"
     assert cells[TWO]["MB/s per core"] == "3.33"
     assert cells[TWO]["times as fast"] == "1.75 (1.50 to 2.00)"
+
+
+def test_parts_have_other_files_and_are_compared_by_their_seconds():
+    runs = {ONE: [run(40.0)], TWO: [run(25.0)], APART.format(2): [run(20.0, None)]}
+    (table,) = [block for block in preparation_blocks(200.0, runs, SETTINGS) if isinstance(block, Table)]
+    assert table.rows[2][4] == "2.00 (2.00 to 2.00)"
 
 
 def test_files_that_differ_are_no_result():
