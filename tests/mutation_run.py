@@ -108,6 +108,8 @@ LOOKED_AT = looked_at_in_energies(PROJECT / "edlm", PROJECT / "tests") | {
     "data/preparation": "data/test_preparation data/test_synthetic",
     "data/byte_level_bpe": "data/test_byte_level_bpe",
     "data/encoded_documents": "data/test_shards data/test_preparation data/test_pairs",
+    "data/line_range": "data/test_line_range",
+    "data/file_part": "data/test_file_part",
     "data/packed_documents": "data/test_packed_documents data/test_shards",
     "data/shards": "data/test_shards",
     "data/packing": "data/test_packing data/test_pairs data/test_preparation",

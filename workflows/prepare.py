@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from itertools import chain, islice
 from typing import Any, TypeVar
 
+from cluster.runtime.ray_connection import is_private
 from edlm.config import plain
 from edlm.data import preparation
 from edlm.data.shards import Shards
@@ -29,7 +30,8 @@ def prepare(session: Session) -> str:
     data = session.experiment.data
 
     def work(work: StageContext) -> dict[str, Any]:
-        shards = Shards(join(work.workspace, INTERMEDIATE), run=_encode)
+        alone = is_private(session.experiment.cluster)
+        shards = Shards(join(work.workspace, INTERMEDIATE), run=_encode, one_machine=alone)
         summary = plain(preparation.prepare(data, work.folder, lambda line: say(STAGE, line), shards))
         # The chat template is a program, too long for a table of facts.
         return {name: fact for name, fact in summary.items() if name != CHAT}

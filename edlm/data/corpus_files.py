@@ -20,8 +20,9 @@ from edlm.data.corpus_formats import (
     text_documents,
 )
 from edlm.data.document import LONGEST, Document
+from edlm.data.file_part import FilePart, naming_the_last
 from edlm.data.pairs import Prompts, require_one_form
-from edlm.data.remote_files import PROGRAMMING_ERRORS, UnreadableError
+from edlm.data.remote_files import PROGRAMMING_ERRORS
 from edlm.file_systems import file_system
 
 Format = Literal["txt", "jsonl", "json", "csv", "tsv", "parquet"]
@@ -36,6 +37,7 @@ ENDINGS: dict[str, Format] = {
     ".tsv": "tsv",
     ".parquet": "parquet",
 }
+PART_BYTES = 4_000_000  # from a tenth of a second to some of one core, so that a kill loses little
 _ARCHIVES = (".zip", ".tar", ".tgz", ".7z", ".rar")
 _WILD = "*?["
 
@@ -80,16 +82,30 @@ class Files:
         path that is missing or matches nothing, or the file, with line or byte, whose content does not fit its format.
         A remote file whose reading fails is reopened at the same byte (`RemoteFile`): no row is lost or repeated.
         """
-        last, nulls = "none", SkippedNulls() if self.skip_nulls else None
-        for system, path, name in self._files():
-            try:
-                for document in self._read(system, path, name, nulls):
-                    last = document.name
-                    yield document
-            except UnreadableError as error:
-                raise ConfigurationError(f"{error}; the last document read was {last}") from error
+        nulls = SkippedNulls() if self.skip_nulls else None
+        files = (document for file in self._files() for document in self._read(*file, nulls))
+        yield from naming_the_last(files)
         if nulls is not None:
             nulls.report(self._fields()[-1])
+
+    def parts(self) -> list[FilePart] | None:
+        """Return parts that can be read alone, whose documents follow one another; None if there are none.
+
+        Only files of JSON lines, not compressed, are divided. Rows that may be null, and conversations, are read by one
+        process, because what is said of them later on names their lines.
+        """
+        if self.skip_nulls or self.messages_field is not None:
+            return None
+        parts: list[FilePart] = []
+        for system, path, name in self._files():
+            format = _format(name) if self.format == "auto" else self.format
+            size = system.size(path)
+            if format != "jsonl" or uncompressed(path)[1] is not None or size is None or "::" in name:
+                return None
+            rows = (self.text_field, self.longest, self.prompts)
+            state, starts = system.ukey(path), range(0, size, PART_BYTES)
+            parts += [FilePart(name, state, start, min(start + PART_BYTES, size), *rows) for start in starts]
+        return parts
 
     def version(self) -> str:
         """Return a digest that changes when a file does; raise ConfigurationError if a file is missing."""

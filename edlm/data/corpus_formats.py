@@ -20,7 +20,7 @@ from edlm.data.conversations import MESSAGES_FIELD, conversation
 from edlm.data.document import Document, documents, pieces
 from edlm.data.pairs import Prompts, pair
 from edlm.data.parquet_pages import pages
-from edlm.data.text_lines import BLOCK, HEAD, MOST, blocks, byte_count, lines, whole_lines
+from edlm.data.text_lines import BLOCK, FILE, HEAD, MOST, LineOrigin, blocks, byte_count, lines, whole_lines
 
 PARQUET_BYTES = 8 << 20  # of text decoded at a time, estimated from the mean row size of the row group
 PARQUET_ROWS = 64  # upper bound: repeated text is stored once, so the mean row size says little
@@ -108,9 +108,9 @@ def text_documents(file: io.BufferedReader, name: str, cut: Cut, longest: int) -
                     yield from pieces(texts, f"{name}:{first.number}", longest)
 
 
-def json_lines(file: io.BufferedReader, name: str) -> Iterator[Row]:
+def json_lines(file: io.BufferedReader, name: str, origin: LineOrigin = FILE) -> Iterator[Row]:
     """Yield the objects of a JSON Lines file; raise ConfigurationError naming a line that is not an object."""
-    for line in whole_lines(file, name):
+    for line in whole_lines(file, name, origin):
         if not line.blank:
             where = f"{name}:{line.number}"
             try:

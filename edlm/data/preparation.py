@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -12,7 +13,7 @@ import pydantic
 from edlm.config import ConfigurationError, Positive, config, plain
 from edlm.data.chat_template import ChatTemplate
 from edlm.data.corpus import CorpusConfig, Document, holds_conversations, with_fields
-from edlm.data.encoded_documents import DocumentBatch, DocumentEncoder, EncodedBatch
+from edlm.data.encoded_documents import DocumentEncoder, EncodedBatch
 from edlm.data.lost_characters import Losses
 from edlm.data.packing import SplitWriter
 from edlm.data.progress import ReadingProgress
@@ -190,12 +191,17 @@ def _training_texts(documents: Iterator[tuple[Document, Split | None]], progress
 
 
 def _encoded(
-    tokenizer: Tokenizer, chat: ChatTemplate | None, shards: Shards | None, documents: Iterator[Document]
+    tokenizer: Tokenizer, chat: ChatTemplate | None, shards: Shards | None, assignment: SplitAssignment
 ) -> Iterator[tuple[EncodedBatch, bool]]:
-    """Yield the encoded documents in their order, and whether an earlier preparation has encoded them."""
-    batches: Iterator[DocumentBatch] = batched(documents, lambda document: document.text)
+    """Yield the encoded documents in their order, and whether an earlier preparation has encoded them.
+
+    Parts of a corpus have batches of their own in any process, so that the same characters are inspected for losses.
+    """
+    parts, batches = assignment.parts(), batched(assignment.documents(), lambda document: document.text)
+    if parts is not None:
+        batches = chain.from_iterable(part.batches() for part in parts)
     if shards is not None:
-        yield from shards.encoded(batches, tokenizer, chat)
+        yield from shards.encoded(parts if parts and shards.reach(parts) else batches, tokenizer, chat)
         return
     for batch in map(DocumentEncoder(tokenizer, chat), batches):
         yield batch, False
@@ -203,19 +209,20 @@ def _encoded(
 
 def _write_documents(
     splits: TextSplits | SourceSplits,
-    encoded: Callable[[Iterator[Document]], Iterator[tuple[EncodedBatch, bool]]],
+    encoded: Callable[[SplitAssignment], Iterator[tuple[EncodedBatch, bool]]],
     writers: Mapping[Split, SplitWriter],
     reading: ReadingProgress,
     progress: Callable[[str], None],
 ) -> tuple[int, Losses]:
     """Write every document with the writer of its split; return how many were left out, and the lost characters."""
     assignment, losses, reused_characters = SplitAssignment(splits, reading.add), Losses(), 0
-    for batch, reused in encoded(assignment.documents()):
+    for batch, reused in encoded(assignment):
         for document in batch.documents:
             writers[assignment.split(document)].write(document)
         losses.add(batch.losses)
         reused_characters += batch.characters if reused else 0
         reading.add(batch.characters, 0 if reused else sum(document.bytes for document in batch.documents))
+    assignment.finish()
     if reused_characters:
         progress(f"{reused_characters:,} characters were tokenised already")
     return assignment.dropped, losses

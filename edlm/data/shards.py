@@ -1,25 +1,26 @@
 """Shards: encoded parts of a corpus, each committed as one file, so that a killed preparation goes on.
 
-One reader reads the corpus and hands its documents to tasks: reading is cheap beside tokenization.
+Tasks read parts of files on their own where they can. Of other corpora one reader hands them the documents.
 """
 
 import functools
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import Protocol, TypeVar
 
 import numpy as np
-from xxhash import xxh3_128_digest
+from xxhash import xxh3_128_digest, xxh3_128_hexdigest
 
 from edlm.atomic_file import put
 from edlm.config import plain
 from edlm.data.byte_level_bpe import ByteLevelBPE
 from edlm.data.chat_template import ChatTemplate
 from edlm.data.encoded_documents import DocumentBatch, DocumentEncoder, EncodedBatch, EncodedDocument
+from edlm.data.file_part import FilePart
 from edlm.data.lost_characters import Losses
 from edlm.data.packed_documents import ERRORS, PackedDocuments
 from edlm.data.tokenizer import DocumentTokenizer, Tokenizer
@@ -48,7 +49,7 @@ class ShardTask:
     """One shard: its file, and the documents to encode."""
 
     uri: str
-    documents: PackedDocuments | None
+    documents: PackedDocuments | FilePart | None
     """None: the file is there, and intact."""
     tokenizer: str
     """URI of the tokenizer.json, whose name holds its digest."""
@@ -69,23 +70,33 @@ class CommittedShard:
 class Shards:
     """Folder of shards, as a URI that tasks can reach and that outlives a killed preparation, and how tasks are run.
 
-    The name of a shard is a digest of its documents, of the tokenizer and of the chat template: a preparation of other
-    texts or with other ones finds none of them. Their size has no influence on what is prepared.
+    The name of a shard is a digest of its documents (or of the state of the file that they are in), of the tokenizer
+    and of the chat template: a preparation of other texts or with other ones finds none of them. Their size has no
+    influence on what is prepared.
     """
 
     folder: str
     run: OrderedMap = map
     characters: int = CHARACTERS
+    one_machine: bool = False
+    """Whether tasks run on the machine of this process, and reach its files."""
+
+    def reach(self, parts: Iterable[FilePart]) -> bool:
+        """Return whether tasks can read these parts."""
+        return self.one_machine or not any(part.is_local for part in parts)
 
     def encoded(
-        self, batches: Iterable[DocumentBatch], tokenizer: Tokenizer, chat: ChatTemplate | None
+        self, documents: Iterable[DocumentBatch | FilePart], tokenizer: Tokenizer, chat: ChatTemplate | None
     ) -> Iterator[tuple[EncodedBatch, bool]]:
-        """Yield the encoded documents of each shard, in order, and whether the shard was reused."""
+        """Yield the encoded documents of each shard, in order, and whether the shard was reused.
+
+        A part of a file is a shard; batches of documents are grouped.
+        """
         uri, bulk = (join(self.folder, f"{kind}-{tokenizer.digest}.json") for kind in ("tokenizer", "bulk"))
         write_text(uri, tokenizer.text)
         if tokenizer.bulk is not None:  # a task opens it in a tenth of the tokenizer's time
             write_text(bulk, tokenizer.bulk.text)
-        for shard in self.run(encode_shard, self._tasks(batches, uri, bulk if tokenizer.bulk else None, chat)):
+        for shard in self.run(encode_shard, self._tasks(documents, uri, bulk if tokenizer.bulk else None, chat)):
             batch = read_shard(shard.uri)
             if batch is None:
                 raise StorageError(
@@ -95,24 +106,38 @@ class Shards:
             yield batch, shard.reused
 
     def _tasks(
-        self, batches: Iterable[DocumentBatch], tokenizer: str, bulk: str | None, chat: ChatTemplate | None
+        self,
+        documents: Iterable[DocumentBatch | FilePart],
+        tokenizer: str,
+        bulk: str | None,
+        chat: ChatTemplate | None,
     ) -> Iterator[ShardTask]:
-        for group in self._groups(batches):
-            packed = PackedDocuments.of(group)
-            uri = join(self.folder, f"{_digest(group, packed, tokenizer, chat)}.shard")
-            yield ShardTask(uri, None if read_shard(uri) else packed, tokenizer, bulk, chat)
+        about = [FORMAT, tokenizer.rpartition("/")[2], None if chat is None else plain(chat)]
+        for content, source in self._sources(documents):
+            name = hashlib.sha256(json.dumps([*about, content]).encode()).hexdigest()
+            uri = join(self.folder, f"{name}.shard")
+            yield ShardTask(uri, None if read_shard(uri) else source, tokenizer, bulk, chat)
 
-    def _groups(self, batches: Iterable[DocumentBatch]) -> Iterator[tuple[DocumentBatch, ...]]:
-        """Yield consecutive batches that have `characters` together; the last group has fewer."""
-        group, size = [], 0
-        for batch in batches:
+    def _sources(
+        self, documents: Iterable[DocumentBatch | FilePart]
+    ) -> Iterator[tuple[list, PackedDocuments | FilePart]]:
+        """Yield the documents of each shard, and what determines its content, except the code.
+
+        Consecutive batches have `characters` together; the last ones have fewer.
+        """
+        group: list[DocumentBatch] = []
+        size = 0
+        for batch in documents:
+            if isinstance(batch, FilePart):
+                yield plain(batch), batch
+                continue
             group.append(batch)
             size += sum(len(document.text) for document in batch)
             if size >= self.characters:
-                yield tuple(group)
+                yield _packed(group)
                 group, size = [], 0
         if group:
-            yield tuple(group)
+            yield _packed(group)
 
 
 def encode_shard(task: ShardTask) -> CommittedShard:
@@ -175,15 +200,12 @@ def read_shard(uri: str) -> EncodedBatch | None:
     return EncodedBatch(documents, facts["characters"], losses)
 
 
-def _digest(
-    batches: Iterable[DocumentBatch], packed: PackedDocuments, tokenizer: str, chat: ChatTemplate | None
-) -> str:
-    """Return a digest of all that determines the content of a shard, except the code.
+def _packed(batches: Sequence[DocumentBatch]) -> tuple[list, PackedDocuments]:
+    """Return batches of documents as a task receives them, and what determines the content of their shard.
 
     Of the texts it is XXH3, which is quick: two shards of one corpus share 128 bits by intention only.
     """
-    name = tokenizer.rpartition("/")[2]
+    packed = PackedDocuments.of(batches)
     # Where batches end decides which characters are inspected for losses.
     about = [[[one.whole_key, one.part, one.given, one.turns, len(one.text)] for one in batch] for batch in batches]
-    facts = [FORMAT, name, None if chat is None else plain(chat), about]
-    return hashlib.sha256(xxh3_128_digest(packed.utf8.data) + json.dumps(facts).encode()).hexdigest()
+    return [xxh3_128_hexdigest(packed.utf8.data), about], packed

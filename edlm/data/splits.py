@@ -14,8 +14,9 @@ import numpy as np
 from jaxtyping import UInt64
 
 from edlm.config import ConfigurationError, Fraction, config
-from edlm.data.corpus import CorpusConfig, Document
+from edlm.data.corpus import CorpusConfig, Document, Files
 from edlm.data.encoded_documents import EncodedDocument
+from edlm.data.file_part import FilePart
 from edlm.data.synthetic import AbstractSource
 
 Split = Literal["train", "validation", "judge"]
@@ -86,16 +87,10 @@ class TextSplits:
             split = self.split(document)
             kept = kept or split is not None
             yield document, split
-        self._require(kept)
+        self.require(kept)
 
-    def unassigned(self) -> Iterator[Document]:
-        """Yield the documents without a look at their texts; errors as in `documents`."""
-        document = None
-        for document in self.corpus.documents():
-            yield document
-        self._require(document is not None)
-
-    def _require(self, kept: bool) -> None:
+    def require(self, kept: bool) -> None:
+        """Raise ConfigurationError unless a text of `corpus` was `kept`."""
         if not kept:
             qualifier = "" if self.validation is None else ", or none that the validation corpus does not hold"
             raise ConfigurationError(f"the corpus holds no text{qualifier}; check its paths, split and text_field")
@@ -168,11 +163,17 @@ class SplitAssignment:
     dropped: int = 0
     """Documents left out so far."""
     _known: deque[Split] = field(default_factory=deque)
+    _any: bool = False
+
+    def parts(self) -> list[FilePart] | None:
+        """Return parts of the documents to encode, which can be read alone; None if there are none."""
+        corpus = None if self._by_text is None else self._by_text.corpus
+        return corpus.parts() if isinstance(corpus, Files) else None
 
     def documents(self) -> Iterator[Document]:
-        """Yield the documents to encode, once; errors as in `TextSplits.documents`."""
+        """Yield the documents to encode, those of all parts, once; errors as in `TextSplits.documents`."""
         if self._by_text is not None:
-            yield from self._by_text.unassigned()
+            yield from self._by_text.corpus.documents()
             return
         for document, split in self.splits.documents():
             if split is None:
@@ -184,11 +185,17 @@ class SplitAssignment:
 
     def split(self, document: EncodedDocument) -> Split:
         """Return the split of the next of these documents."""
+        self._any = True
         if self._by_text is None:
             return self._known.popleft()
         split = self._by_text.split(document)
         assert split is not None  # nothing is held out
         return split
+
+    def finish(self) -> None:
+        """Raise ConfigurationError unless there was a document."""
+        if self._by_text is not None:
+            self._by_text.require(self._any)
 
     @property
     def _by_text(self) -> TextSplits | None:

@@ -25,18 +25,30 @@ class Line(NamedTuple):
     """Whether the line is white space up to the end of this part."""
 
 
-def blocks(file: io.BufferedReader, name: str) -> Iterator[str]:
-    """Yield the text of a file, some hundred thousand characters at a time.
+class LineOrigin(NamedTuple):
+    """Where a part of a file begins, of which the beginning of a line is known."""
+
+    byte: int = 0
+    line: int = 1
+
+
+FILE = LineOrigin()  # the beginning of a file
+
+
+def blocks(file: io.BufferedReader, name: str, origin: LineOrigin = FILE) -> Iterator[str]:
+    """Yield the text of a file, or of its part from `origin` on, some hundred thousand characters at a time.
 
     A byte order mark and carriage returns before line feeds are dropped. Raises ConfigurationError naming line and byte
     if the file is not UTF-8 text, with its likely format and how to convert it.
     """
-    head = file.peek(HEAD)[:HEAD]
-    if fault := not_text(head):
-        raise ConfigurationError(f"{name} {fault}")
-    offset = len(file.read(len(codecs.BOM_UTF8))) if head.startswith(codecs.BOM_UTF8) else 0
+    head, offset = b"", origin.byte
+    if origin == FILE:
+        head = file.peek(HEAD)[:HEAD]
+        if fault := not_text(head):
+            raise ConfigurationError(f"{name} {fault}")
+        offset = len(file.read(len(codecs.BOM_UTF8))) if head.startswith(codecs.BOM_UTF8) else 0
     decoder = codecs.getincrementaldecoder("utf-8")()  # a block may end within a character
-    lines, carried = 0, ""
+    lines, carried = origin.line - 1, ""
     while True:
         raw = file.read(BLOCK)
         try:
@@ -66,11 +78,11 @@ def byte_count(text: str) -> int:
     return len(text) if text.isascii() else len(text.encode("utf-8"))
 
 
-def lines(file: io.BufferedReader, name: str, most: int = PART) -> Iterator[Line]:
+def lines(file: io.BufferedReader, name: str, most: int = PART, origin: LineOrigin = FILE) -> Iterator[Line]:
     """Yield the lines of a text file, those of more than `most` bytes in parts; errors as in `blocks`."""
-    number, blank = 1, True
+    number, blank = origin.line, True
     parts, size = [], 0
-    for block in blocks(file, name):
+    for block in blocks(file, name, origin):
         *ends, rest = block.split("\n")
         for end in ends:
             text = "".join((*parts, end, "\n"))
@@ -89,10 +101,10 @@ def lines(file: io.BufferedReader, name: str, most: int = PART) -> Iterator[Line
         yield Line(number, text, blank and text.isspace())
 
 
-def whole_lines(file: io.BufferedReader, name: str) -> Iterator[Line]:
+def whole_lines(file: io.BufferedReader, name: str, origin: LineOrigin = FILE) -> Iterator[Line]:
     """Yield the lines of a text file, each whole; also raise ConfigurationError for more than MOST bytes."""
     last = 0
-    for line in lines(file, name, MOST):
+    for line in lines(file, name, MOST, origin):
         if line.number == last or byte_count(line.text) > MOST:
             raise ConfigurationError(
                 f"{name}:{line.number}: a line of more than {MOST:,} bytes; cut it into several rows, "

@@ -14,10 +14,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edlm.config import ConfigurationError
-from edlm.data import document, shards, splits, text_batches
+from edlm.data import corpus_files, document, shards, splits, text_batches
 from edlm.data.corpus import Files, Markov, Mixture
 from edlm.data.encoded_documents import EncodedBatch, EncodedDocument
+from edlm.data.file_part import FilePart
 from edlm.data.mixture import Part
+from edlm.data.packed_documents import PackedDocuments
 from edlm.data.pairs import Prompts
 from edlm.data.preparation import Data, prepare
 from edlm.data.shards import Shards, read_shard, write_shard
@@ -107,6 +109,7 @@ def prepared(tmp_path_factory):
     """Settings of each kind of corpus, and the files that one process prepares, in small batches."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(text_batches, "BYTES", 120)
+        patch.setattr(corpus_files, "PART_BYTES", 300)
         known = {}
         for corpus in CORPORA:
             folder = tmp_path_factory.mktemp(corpus.__name__)
@@ -118,13 +121,13 @@ def prepared(tmp_path_factory):
 
 @pytest.mark.parametrize("corpus", CORPORA, ids=lambda corpus: corpus.__name__)
 @settings(max_examples=3)
-@given(count=st.integers(1, 5), characters=st.integers(1, 1500))
+@given(count=st.integers(1, 5), characters=st.integers(1, 1500), one_machine=st.booleans())
 def test_the_files_are_those_of_one_process_whatever_the_tasks_and_the_shards(
-    prepared, tmp_path_factory, corpus, count, characters
+    prepared, tmp_path_factory, corpus, count, characters, one_machine
 ):
     data, expected = prepared[corpus]
     folder = tmp_path_factory.mktemp("tasks")
-    prepare(data, folder / "data", silent, Shards(str(folder / "shards"), tasks(count), characters))
+    prepare(data, folder / "data", silent, Shards(str(folder / "shards"), tasks(count), characters, one_machine))
     assert content(folder / "data") == expected
 
 
@@ -159,13 +162,40 @@ def test_a_document_that_is_left_out_is_never_encoded(tmp_path):
     assert prepare(data, tmp_path / "data", silent, Shards(str(tmp_path / "shards"), tasks(2))).dropped == 1
 
 
+def test_tasks_read_files_of_lines_on_their_own_where_they_reach_them(prepared, tmp_path):
+    data, expected = prepared[rows]
+    sources = []
+
+    def run(work, tasks):
+        for task in tasks:
+            sources.append(type(task.documents))
+            yield work(task)
+
+    for one_machine, source in ((True, FilePart), (False, PackedDocuments)):
+        sources.clear()
+        prepare(data, tmp_path / "data", silent, Shards(str(tmp_path / f"{one_machine}"), run, 500, one_machine))
+        assert set(sources) == {source}
+        assert len(sources) > 3
+        assert content(tmp_path / "data") == expected
+
+
+def test_an_empty_file_of_lines_is_an_empty_corpus(tmp_path):
+    for text in ("", "\n \n"):
+        (tmp_path / "a.jsonl").write_text(text)
+        data = Data(corpus=Files(paths=(str(tmp_path / "a.jsonl"),)), tokenizer=Bytes(), length=8, shares=SHARES)
+        with pytest.raises(ConfigurationError, match="the corpus holds no text"):
+            prepare(data, tmp_path / "data", silent, Shards(str(tmp_path / "shards"), one_machine=True))
+
+
 class KilledPreparation(BaseException):
     pass
 
 
-def test_a_killed_preparation_encodes_no_committed_shard_again(prepared, tmp_path, monkeypatch):
+@pytest.mark.parametrize("one_machine", [False, True])
+def test_a_killed_preparation_encodes_no_committed_shard_again(prepared, tmp_path, monkeypatch, one_machine):
     data, expected = prepared[rows]
     encoded = []
+    shards_of_it = Shards(str(tmp_path / "shards"), characters=200, one_machine=one_machine)
     write = shards.write_shard
 
     def write_and_die(uri, batch):
@@ -177,9 +207,9 @@ def test_a_killed_preparation_encodes_no_committed_shard_again(prepared, tmp_pat
     monkeypatch.setattr(shards, "write_shard", write_and_die)
     for _ in range(5):
         with pytest.raises(KilledPreparation):
-            prepare(data, tmp_path / "data", silent, Shards(str(tmp_path / "shards"), characters=200))
+            prepare(data, tmp_path / "data", silent, shards_of_it)
     output: list[str] = []
-    prepare(data, tmp_path / "data", output.append, Shards(str(tmp_path / "shards"), characters=200))
+    prepare(data, tmp_path / "data", output.append, shards_of_it)
     assert content(tmp_path / "data") == expected
     assert len(encoded) == len(set(encoded)) > 10
     assert any(line.endswith("characters were tokenised already") for line in output)

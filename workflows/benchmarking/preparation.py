@@ -185,9 +185,10 @@ def prepare_here(tree: dict[str, Any], folder: str, tasks: int) -> PreparationRu
     from cluster.runtime.ray_connection import private_ray  # deferred: importing Ray takes seconds
     from cluster.runtime.tasks import in_order
 
+    shards = Shards(str(Path(folder, "shards")), partial(in_order, cpus=1), one_machine=True)
     with private_ray(tasks):
         before = dict(in_order(_worker_cpu, [3.0] * tasks, cpus=1))  # their processes start
-        run = _timed(data, output, Shards(str(Path(folder, "shards")), partial(in_order, cpus=1)))
+        run = _timed(data, output, shards)
         after = dict(in_order(_worker_cpu, [1.0] * tasks, cpus=1))
     spent = sum(seconds - before.get(process, 0.0) for process, seconds in after.items())
     return replace(run, cpu_seconds=run.cpu_seconds + spent)
