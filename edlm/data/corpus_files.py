@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 import pydantic
 from fsspec import AbstractFileSystem
+from fsspec.implementations.local import LocalFileSystem
 
 from edlm.config import ConfigurationError, Positive, config
 from edlm.data.compressed_files import COMPRESSIONS, opened, uncompressed
@@ -20,9 +21,9 @@ from edlm.data.corpus_formats import (
     text_documents,
 )
 from edlm.data.document import LONGEST, Document
-from edlm.data.file_part import FilePart, naming_the_last
+from edlm.data.file_part import FilePart, state_of
 from edlm.data.pairs import Prompts, require_one_form
-from edlm.data.remote_files import PROGRAMMING_ERRORS
+from edlm.data.remote_files import PROGRAMMING_ERRORS, UnreadableError
 from edlm.file_systems import file_system
 
 Format = Literal["txt", "jsonl", "json", "csv", "tsv", "parquet"]
@@ -82,30 +83,41 @@ class Files:
         path that is missing or matches nothing, or the file, with line or byte, whose content does not fit its format.
         A remote file whose reading fails is reopened at the same byte (`RemoteFile`): no row is lost or repeated.
         """
-        nulls = SkippedNulls() if self.skip_nulls else None
-        files = (document for file in self._files() for document in self._read(*file, nulls))
-        yield from naming_the_last(files)
+        last, nulls = "none", SkippedNulls() if self.skip_nulls else None
+        for system, path, name in self._files():
+            try:
+                for document in self._read(system, path, name, nulls):
+                    last = document.name
+                    yield document
+            except UnreadableError as error:
+                raise ConfigurationError(f"{error}; the last document read was {last}") from error
         if nulls is not None:
             nulls.report(self._fields()[-1])
 
     def parts(self) -> list[FilePart] | None:
         """Return parts that can be read alone, whose documents follow one another; None if there are none.
 
-        Only files of JSON lines, not compressed, are divided. Rows that may be null, and conversations, are read by one
-        process, because what is said of them later on names their lines.
+        Only large local files of JSON lines, not compressed, are divided. Rows that may be null, and conversations, are
+        read by one process, because what is said of them later on names their lines.
         """
         if self.skip_nulls or self.messages_field is not None:
             return None
-        parts: list[FilePart] = []
-        for system, path, name in self._files():
-            format = _format(name) if self.format == "auto" else self.format
-            size = system.size(path)
-            if format != "jsonl" or uncompressed(path)[1] is not None or size is None or "::" in name:
-                return None
-            rows = (self.text_field, self.longest, self.prompts)
-            state, starts = system.ukey(path), range(0, size, PART_BYTES)
-            parts += [FilePart(name, state, start, min(start + PART_BYTES, size), *rows) for start in starts]
-        return parts
+        files = self._files()
+        if not all(isinstance(system, LocalFileSystem) for system, _, _ in files):
+            return None
+        formats = {_format(name) if self.format == "auto" else self.format for _, _, name in files}
+        paths = [path for _, path, _ in files]
+        if formats != {"jsonl"} or any(uncompressed(path)[1] is not None for path in paths):
+            return None
+        states = [state_of(path) for path in paths]
+        sizes = [state[0] if state else 0 for state in states]
+        if sum(sizes) < len(sizes) * PART_BYTES:  # of many small files, a part would be less than a task is worth
+            return None
+        return [
+            FilePart(path, state, start, min(start + PART_BYTES, size), self.text_field, self.longest, self.prompts)
+            for path, state, size in zip(paths, states, sizes, strict=True)
+            for start in range(0, size, PART_BYTES)
+        ]
 
     def version(self) -> str:
         """Return a digest that changes when a file does; raise ConfigurationError if a file is missing."""

@@ -1,9 +1,10 @@
-"""Parts of a large file of JSON lines, each of which can be read alone, by any process that reaches the file."""
+"""Parts of a large local file of JSON lines, each of which any process of the machine can read alone."""
 
 import io
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 from fsspec.implementations.local import LocalFileSystem
 
@@ -14,30 +15,22 @@ from edlm.data.document import Document
 from edlm.data.encoded_documents import DocumentBatch
 from edlm.data.line_range import LineRange
 from edlm.data.pairs import Prompts
-from edlm.data.remote_files import UnreadableError
 from edlm.data.text_batches import batched
 from edlm.data.text_lines import LineOrigin
-from edlm.file_systems import file_system
 
 
 @dataclass(frozen=True)
 class FilePart:
     """Lines of a file that begin in a range of its bytes. All fields together determine the documents."""
 
-    name: str
-    """Path or URI of the file."""
-    state: str
-    """Digest of what is known of the file without reading it."""
+    path: str
+    state: tuple[int, ...]
+    """`state_of` the file."""
     start: int
     stop: int
     text_field: str
     longest: int
     prompts: Prompts | None
-
-    @property
-    def is_local(self) -> bool:
-        """Whether the file is on a disk of this machine, which others may not have."""
-        return isinstance(file_system(self.name)[0], LocalFileSystem)
 
     def batches(self) -> Iterator[DocumentBatch]:
         """Yield the documents in batches, as they are encoded."""
@@ -50,13 +43,13 @@ class FilePart:
         Raises ConfigurationError also if the file is not in this state any more.
         """
         try:
-            yield from naming_the_last(self._read(f"{self.name}, from byte {self.start:,}", 1))
-        except ConfigurationError as error:
-            if isinstance(error.__cause__, UnreadableError):  # it was tried often enough
-                raise
-            for _ in naming_the_last(self._read(self.name, self._first_line())):
+            yield from self._read(f"{self.path}, from byte {self.start:,}", 1)
+        except ConfigurationError:
+            self._require_unchanged()
+            for _ in self._read(self.path, self._first_line()):
                 pass
             raise
+        self._require_unchanged()
 
     def _read(self, name: str, line: int) -> Iterator[Document]:
         with self._range(self.start, self.stop) as file:
@@ -69,19 +62,18 @@ class FilePart:
 
     @contextmanager
     def _range(self, start: int, stop: int) -> Iterator[LineRange]:
-        system, path = file_system(self.name)
-        with opened(system, path, self.name) as file:
+        with opened(LocalFileSystem(), self.path, self.path) as file:
             yield LineRange(file, start, stop)
-        if system.ukey(path) != self.state:
-            raise ConfigurationError(f"{self.name} has changed while it was read; prepare the data again")
+
+    def _require_unchanged(self) -> None:
+        if state_of(self.path) != self.state:
+            raise ConfigurationError(f"{self.path} has changed while it was read; prepare the data again")
 
 
-def naming_the_last(documents: Iterator[Document]) -> Iterator[Document]:
-    """Yield the documents; the error of a file that cannot be read any further names the last one."""
-    last = "none"
+def state_of(path: str) -> tuple[int, ...]:
+    """Return what changes when a local file is written to or replaced; empty if there is none."""
     try:
-        for document in documents:
-            last = document.name
-            yield document
-    except UnreadableError as error:
-        raise ConfigurationError(f"{error}; the last document read was {last}") from error
+        found = Path(path).stat()
+    except FileNotFoundError:
+        return ()
+    return found.st_size, found.st_mtime_ns, found.st_ino

@@ -35,13 +35,11 @@ class LineRange(io.RawIOBase):
         """Read the next bytes into `buffer` and return their number, 0 at the end."""
         if not self._rest:
             return 0
-        within = self._stop - 1 - self._at  # the last byte of the range may end its last line
-        if within > 0:
-            content = self._file.read(min(within, len(buffer)))
-            self._rest = bool(content)
-        else:
-            content = self._file.readline(len(buffer))
-            self._rest = bool(content) and not content.endswith(b"\n")
+        within = self._stop - self._at
+        content = self._file.read(min(within, len(buffer))) if within > 0 else self._file.readline(len(buffer))
+        # The range ends with the line that its last byte is in.
+        ended = len(content) >= within and content.endswith(b"\n")
+        self._rest = bool(content) and not ended
         buffer[: len(content)] = content
         self._at += len(content)
         return len(content)

@@ -201,7 +201,7 @@ def _encoded(
     if parts is not None:
         batches = chain.from_iterable(part.batches() for part in parts)
     if shards is not None:
-        yield from shards.encoded(parts if parts and shards.reach(parts) else batches, tokenizer, chat)
+        yield from shards.encoded(parts if parts and shards.one_machine else batches, tokenizer, chat)
         return
     for batch in map(DocumentEncoder(tokenizer, chat), batches):
         yield batch, False

@@ -81,10 +81,6 @@ class Shards:
     one_machine: bool = False
     """Whether tasks run on the machine of this process, and reach its files."""
 
-    def reach(self, parts: Iterable[FilePart]) -> bool:
-        """Return whether tasks can read these parts."""
-        return self.one_machine or not any(part.is_local for part in parts)
-
     def encoded(
         self, documents: Iterable[DocumentBatch | FilePart], tokenizer: Tokenizer, chat: ChatTemplate | None
     ) -> Iterator[tuple[EncodedBatch, bool]]:

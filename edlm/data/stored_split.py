@@ -21,6 +21,7 @@ from edlm.data.token_file import (
     split_summary,
 )
 from edlm.data.tokenizer import FILE
+from edlm.file_systems import file_system
 from edlm.local_cache import LocalCache, default_cache
 from edlm.local_copies import bytes_to_copy, local_copy
 from edlm.storage import join
@@ -72,7 +73,8 @@ class StoredSplit:
         number = np.dtype(summary.number)
         blocks = -(-held.tokens * number.itemsize // BLOCK_BYTES)
         digests = mapped_file(paths(folder, split).digests, "u1", blocks * DIGEST_BYTES).reshape(blocks, DIGEST_BYTES)
-        tokens = StoredTokens(join(data, names.tokens.name), held.tokens, number, digests)
+        uri = join(data, names.tokens.name)
+        tokens = StoredTokens(uri, *file_system(uri), held.tokens, number, digests)
         return StoredSplit(tokens, mapped_given(folder, split, held))
 
 

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from typing import BinaryIO
 
 import numpy as np
+from fsspec import AbstractFileSystem
 from jaxtyping import Int64, UInt, UInt8
 
-from edlm.file_systems import file_system
 from edlm.storage_errors import StorageError
 
 BLOCK_BYTES = 1 << 16  # a request takes a store about as long as it takes to send this much
@@ -48,6 +48,9 @@ class StoredTokens:
 
     uri: str
     """Of the token file."""
+    system: AbstractFileSystem
+    path: str
+    """Of the token file in this file system."""
     count: int
     """Tokens of the file."""
     number: np.dtype
@@ -57,7 +60,8 @@ class StoredTokens:
     def at(self, indices: Int64[np.ndarray, "b l"]) -> UInt[np.ndarray, "b l"]:
         """Return the tokens at these indices, for which every block that holds one is fetched and verified.
 
-        Raises StorageError naming the bytes of the file that are missing or damaged, and what the store raises.
+        Raises StorageError naming the bytes of the file that are missing or damaged, and what the store's client raises
+        when it has tried as often as it does.
         """
         groups = range(0, len(indices), FETCHED_AT_ONCE)
         parts = [self._gathered(indices[start : start + FETCHED_AT_ONCE]) for start in groups]
@@ -71,12 +75,14 @@ class StoredTokens:
 
     def _fetched(self, blocks: Sequence[int]) -> list[bytes]:
         """Return the content of the blocks, which are asked for at once where the store's client can do so."""
-        system, path = file_system(self.uri)
         size = self.count * self.number.itemsize
         starts = [block * BLOCK_BYTES for block in blocks]
         ends = [min(start + BLOCK_BYTES, size) for start in starts]
         try:
-            contents = system.cat_ranges([path] * len(blocks), starts, ends, on_error="raise")
+            contents = self.system.cat_ranges([self.path] * len(blocks), starts, ends, on_error="return")
+            for error in contents:
+                if isinstance(error, BaseException):
+                    raise error
         except FileNotFoundError as error:
             raise StorageError(
                 f"{self.uri} is missing though its folder is committed; prepare the data again"

@@ -9,7 +9,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from jaxtyping import Bool, Int64, UInt
 
-from edlm.config import NonNegative, Positive, config, parse, plain
+from edlm.config import ConfigurationError, NonNegative, Positive, config, parse, plain
 from edlm.data.chat_template import ChatTemplate
 from edlm.data.lost_characters import Lost
 from edlm.data.repeats import Repeated
@@ -152,6 +152,8 @@ def read_summary(folder: Path) -> Summary:
         raise ValueError(f"{folder} holds no prepared data (no {INDEX}); run the prepare stage to its end") from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} is damaged ({error}); prepare the data again") from error
+    except ConfigurationError as error:
+        raise ValueError(f"{error}; if another version of edlm prepared the data, prepare them again") from error
 
 
 def split_summary(folder: Path, split: Split) -> tuple[Summary, SplitSummary]:

@@ -32,6 +32,13 @@ def documents_of(parts) -> list[Document]:
     return [document for part in parts for document in part.documents()]
 
 
+@pytest.fixture
+def large(tmp_path, monkeypatch) -> str:
+    """A file of several parts."""
+    monkeypatch.setattr(corpus_files, "PART_BYTES", 40)
+    return lines(tmp_path / "large.jsonl", [f"text {i}" for i in range(20)])
+
+
 def parts_of(corpus: Files):
     parts = corpus.parts()
     assert parts is not None
@@ -43,39 +50,47 @@ def parts_of(corpus: Files):
     st.lists(st.lists(st.text(min_size=1, max_size=30), max_size=12), min_size=1, max_size=3),
     st.integers(1, 200),
     st.booleans(),
+    st.sampled_from([b"", b"\xef\xbb\xbf"]),
 )
-def test_the_documents_of_all_parts_are_those_of_the_corpus(tmp_path_factory, files, size, has_prompts):
+def test_the_documents_of_all_parts_are_those_of_the_corpus(tmp_path_factory, files, size, has_prompts, mark):
     folder = tmp_path_factory.mktemp("parts")
     paths = tuple(lines(folder / f"{i}.jsonl", texts) for i, texts in enumerate(files))
+    for path in map(Path, paths):
+        path.write_bytes(mark + path.read_bytes())
     prompts = Prompts(field="prompt") if has_prompts else None
     corpus = Files(paths=paths, longest=60 if has_prompts else 7, prompts=prompts)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(corpus_files, "PART_BYTES", size)
-        parts = parts_of(corpus)
+        parts = corpus.parts()
+    if parts is None:
+        assert sum(Path(path).stat().st_size for path in paths) < size * len(paths)
+        return
     assert facts(documents_of(pickle.loads(pickle.dumps(parts)))) == facts(corpus.documents())
 
 
-def test_a_part_of_a_file_in_a_store_is_read_from_there(monkeypatch):
-    monkeypatch.setattr(corpus_files, "PART_BYTES", 40)
+def test_a_file_in_a_store_has_no_parts_and_is_read(large):
     uri = f"memory://{uuid.uuid4().hex}/a.jsonl"
-    write_text(uri, "".join(json.dumps({"text": f"text {i}"}) + "\n" for i in range(20)))
-    parts = parts_of(Files(paths=(uri,)))
-    assert [one.text for one in documents_of(parts)] == [f"text {i}" for i in range(20)]
-    assert not any(part.is_local for part in parts)
+    write_text(uri, Path(large).read_text())
+    assert Files(paths=(uri,)).parts() is None
+    assert Files(paths=(large, uri)).parts() is None
+
+
+def test_many_small_files_have_no_parts(tmp_path, large):
+    assert len(parts_of(Files(paths=(large,)))) > 1
+    small = tuple(lines(tmp_path / f"{i}.jsonl", ["x"]) for i in range(200))
+    assert Files(paths=(large, *small)).parts() is None
 
 
 @pytest.mark.parametrize("name", ["a.jsonl.gz", "a.txt", "a.csv", "a.json"])
-def test_other_files_have_no_parts(tmp_path, name):
+def test_other_files_have_no_parts(tmp_path, large, name):
     content = b'{"text": "one"}\n'
     (tmp_path / name).write_bytes(gzip.compress(content) if name.endswith("gz") else content)
-    assert Files(paths=(lines(tmp_path / "b.jsonl", ["two"]), str(tmp_path / name))).parts() is None
+    assert Files(paths=(large, str(tmp_path / name))).parts() is None
 
 
-def test_neither_have_rows_that_may_be_left_out_and_conversations(tmp_path):
-    path = lines(tmp_path / "b.jsonl", ["two"])
-    assert Files(paths=(path,), skip_nulls=True).parts() is None
-    assert Files(paths=(path,), messages_field="messages").parts() is None
-    assert len(parts_of(Files(paths=(path,)))) == 1
+def test_neither_have_rows_that_may_be_left_out_and_conversations(large):
+    assert Files(paths=(large,), skip_nulls=True).parts() is None
+    assert Files(paths=(large,), messages_field="messages").parts() is None
 
 
 @pytest.mark.parametrize(
@@ -94,18 +109,31 @@ def test_an_error_names_the_line_of_the_file_in_whatever_part_it_is(tmp_path, mo
     corpus = Files(paths=(str(tmp_path / "a.jsonl"),))
     with pytest.raises(ConfigurationError, match=message) as whole:
         list(corpus.documents())
-    for size in (50, 333, 5000):
+    for size in (50, 333, 1100):
         monkeypatch.setattr(corpus_files, "PART_BYTES", size)
         with pytest.raises(ConfigurationError, match=message) as divided:
             documents_of(parts_of(corpus))
         assert str(divided.value) == str(whole.value)
 
 
-def test_a_file_that_changes_before_its_part_is_read_is_refused(tmp_path):
-    path = Path(lines(tmp_path / "a.jsonl", ["one", "two"]))
-    (part,) = parts_of(Files(paths=(str(path),)))
-    assert [one.text for one in part.documents()] == ["one", "two"]
-    path.write_text(path.read_text().replace("two", "six"))
-    os.utime(path, ns=(1, 1))
-    with pytest.raises(ConfigurationError, match=r"a\.jsonl has changed while it was read; prepare the data again"):
-        list(part.documents())
+def test_a_file_that_changes_before_its_part_is_read_is_refused_whatever_it_is_now(large):
+    _, part, *_ = parts_of(Files(paths=(large,)))
+    before = [one.text for one in part.documents()]
+    for content in (Path(large).read_text().replace("text 3", "text 4"), "no JSON\n" * 100, ""):
+        Path(large).write_text(content)
+        os.utime(large, ns=(1, 1))
+        with pytest.raises(ConfigurationError, match=r"large\.jsonl has changed while it was read; prepare the data"):
+            list(part.documents())
+    assert before
+
+
+def test_another_link_to_a_file_and_other_rights_do_not_change_it(large, tmp_path):
+    parts = parts_of(Files(paths=(large,)))
+    (tmp_path / "link").hardlink_to(large)
+    Path(large).chmod(0o600)
+    assert [one.text for one in documents_of(parts)] == [f"text {i}" for i in range(20)]
+
+
+def test_a_file_with_a_byte_order_mark_alone_is_empty(large, tmp_path):
+    (tmp_path / "mark.jsonl").write_bytes(b"\xef\xbb\xbf")
+    assert len(documents_of(parts_of(Files(paths=(large, str(tmp_path / "mark.jsonl")))))) == 20

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edlm.data.token_blocks import BLOCK_BYTES, DIGEST_BYTES, BlockWriter, StoredTokens
+from edlm.file_systems import file_system
 from edlm.storage import write_bytes
 from edlm.storage_errors import StorageError
 
@@ -27,7 +28,7 @@ def stored(count: int, number: str) -> tuple[StoredTokens, np.ndarray]:
     writer = BlockWriter(io.BytesIO())
     writer.write(memoryview(raw))
     digests = np.frombuffer(writer.finish(), dtype=np.uint8).reshape(-1, DIGEST_BYTES)
-    return StoredTokens(uri, count, np.dtype(number), digests), np.frombuffer(raw, dtype=number)
+    return StoredTokens(uri, *file_system(uri), count, np.dtype(number), digests), np.frombuffer(raw, dtype=number)
 
 
 @pytest.fixture
