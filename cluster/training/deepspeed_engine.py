@@ -22,6 +22,7 @@ from cluster.training.deepspeed_import import import_deepspeed
 from cluster.training.disk_memory import DiskMemory
 from cluster.training.gathering import Gathering, host_group
 from cluster.training.sharded_muon import MatrixShards, ShardedMuon
+from cluster.training.unasked_norms import ask_for_no_norm, true_norm
 from cluster.training.zero_layout import fragments_of, load_rounded, masters_of, parameters_of
 from edlm.checkpoints.state_slices import StateSlice, shared_out, source_of, whole
 from edlm.data.batches import Rows
@@ -98,7 +99,7 @@ class ZeroEngine:
         if self._averages is not None:
             average(self._averages, [master.detach() for master in self._masters], self.training.ema)
         self.step += 1
-        return torch.as_tensor(norm, dtype=torch.float64).detach()
+        return true_norm(norm)
 
     @contextmanager
     def evaluating(self) -> Iterator[Callable[[Rows], Tensor]]:
@@ -265,6 +266,7 @@ def _initialised(
 
     gc.freeze()  # DeepSpeed collects garbage many times while it starts, and would walk all that was imported
 
+    ask_for_no_norm()
     logger.setLevel(logging.ERROR)
     settings: dict[str, Any] = {
         "train_micro_batch_size_per_gpu": share(training, world_size),
