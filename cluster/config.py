@@ -1,12 +1,15 @@
 """Cluster settings: workers, sharding, locations of metrics and artifacts, serving and autoscaling."""
 
 import ipaddress
+import os
 from typing import Literal
 
 from cluster.model_sources import require_prefixes
 from edlm.checkpoints.snapshot_retention import Retention
 from edlm.config import ConfigurationError, NonNegative, NonNegativeFloat, Positive, PositiveFloat, config
 from edlm.models.execution import Precision
+
+IN_A_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # set by Ray's job supervisor for the entrypoint
 
 
 @config
@@ -195,3 +198,8 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
+
+
+def is_private(cluster: Cluster) -> bool:
+    """Return whether this command runs its own Ray."""
+    return cluster.address is None and IN_A_JOB not in os.environ

@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
+from cluster.config import is_private
 from cluster.http.middleware.api_keys import require_keys
-from cluster.runtime.ray_connection import is_private
 from workflows.experiment import Experiment
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from itertools import chain, islice
 from typing import Any, TypeVar
 
-from cluster.runtime.ray_connection import is_private
+from cluster.config import is_private
 from edlm.config import plain
 from edlm.data import preparation
 from edlm.data.shards import Shards

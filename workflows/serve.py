@@ -19,8 +19,9 @@ from typing import Any
 
 import httpx
 
+from cluster.config import is_private
 from cluster.http.middleware.api_keys import add_key
-from cluster.runtime.ray_connection import address, is_private
+from cluster.runtime.ray_connection import address
 from cluster.serving.deploy import (
     Arguments,
     deploy,

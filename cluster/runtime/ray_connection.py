@@ -23,7 +23,7 @@ from ray._private.authentication.authentication_token_setup import (
 from ray._private.services import GcsClient  # type: ignore[attr-defined]
 from ray.exceptions import AuthenticationError, RpcError
 
-from cluster.config import Cluster
+from cluster.config import Cluster, is_private
 from cluster.runtime.cluster_watch import watched_gcs
 from cluster.runtime.progress import relaying
 from edlm.config import ConfigurationError
@@ -38,7 +38,6 @@ QUIET = {"log_to_driver": False, "logging_level": logging.ERROR}
 OBJECT_STORE_BYTES = 256 * 2**20  # metrics, measurements and small models; weights go through the storage
 CALLBACK = "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH"
 INTAKE = "cluster.serving.proxy.middlewares"  # limits requests before Ray's proxy buffers them
-IN_A_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # set by Ray's job supervisor for the entrypoint
 
 
 @contextmanager
@@ -167,11 +166,6 @@ def _require_answer(address: str) -> None:
             f"address: what listens at {address} does not answer as a Ray cluster ({error}); give the address that "
             "`ray start` or `make serve` printed, which is not the dashboard's or the endpoint's"
         ) from error
-
-
-def is_private(cluster: Cluster) -> bool:
-    """Return whether this command runs its own Ray."""
-    return cluster.address is None and IN_A_JOB not in os.environ
 
 
 def address() -> str:

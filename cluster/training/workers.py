@@ -18,9 +18,8 @@ from ray.train import FailureConfig, RunConfig, ScalingConfig, get_context
 from ray.train.torch import get_device
 from torch import nn
 
-from cluster.config import Cluster
+from cluster.config import Cluster, is_private
 from cluster.runtime.progress import Speaker, relay_warnings, speaker
-from cluster.runtime.ray_connection import is_private
 from cluster.training.abandoned_workers import release_abandoned_workers
 from cluster.training.collective_timeout import limit_collectives
 from cluster.training.deepspeed_engine import ZeroEngine

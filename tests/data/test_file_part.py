@@ -48,7 +48,7 @@ def parts_of(corpus: Files):
 @settings(max_examples=25)
 @given(
     st.lists(st.lists(st.text(min_size=1, max_size=30), max_size=12), min_size=1, max_size=3),
-    st.integers(1, 200),
+    st.integers(3, 200),  # a mark is not divided
     st.booleans(),
     st.sampled_from([b"", b"\xef\xbb\xbf"]),
 )
