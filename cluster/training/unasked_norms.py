@@ -13,25 +13,19 @@ def ask_for_no_norm() -> None:
     """Let the optimizers of DeepSpeed (0.19.8) in this process step without a look at the norm of the gradient.
 
     They take a step whose gradient is not finite, too, which spoils the weights; `fit` raises NonFiniteLoss for it at
-    the next log, and nothing is saved until then. What another version does not have is not replaced: it would wait.
+    the next log, and nothing is saved until then. A version that asks elsewhere would wait there.
     """
     from deepspeed.runtime import bf16_optimizer
     from deepspeed.runtime.zero import stage3, stage_1_and_2
 
-    for module in (bf16_optimizer, stage_1_and_2, stage3):
-        _replace(module, "is_invalid_grad_norm", _is_never)
-    _replace(bf16_optimizer, "clip_tensors_by_global_norm", _clip)
+    bf16_optimizer.is_invalid_grad_norm = stage_1_and_2.is_invalid_grad_norm = stage3.is_invalid_grad_norm = _is_never
+    bf16_optimizer.clip_tensors_by_global_norm = _clip
 
 
 def true_norm(norm: Tensor | float) -> Tensor:
     """Return a norm as the gradient has it: infinite where DeepSpeed marks it as INVALID."""
     given = torch.as_tensor(norm, dtype=torch.float64).detach()
     return torch.where(given == INVALID, torch.inf, given)
-
-
-def _replace(module: Any, name: str, function: Any) -> None:
-    if hasattr(module, name):
-        setattr(module, name, function)
 
 
 def _is_never(norm: Any) -> bool:  # noqa: ARG001
