@@ -16,7 +16,6 @@ from edlm.data.splits import SPLITS, Shares
 from edlm.data.token_file import TokenFile, read_summary
 from edlm.data.tokenizer import open_tokenizer
 from edlm.data.tokenizer_kinds import Bytes
-from edlm.local_cache import LocalCache
 from edlm.storage import MARKER, StorageError, publish
 
 COMMON = {"index.json", "tokenizer.json"}
@@ -33,18 +32,6 @@ def prepared(tmp_path_factory) -> Path:
     data = Data(corpus=corpus, tokenizer=Bytes(), length=24, shares=Shares(validation=0.2, judge=0.2))
     prepare(data, folder / "data", lambda _: None)
     return folder / "data"
-
-
-@pytest.fixture
-def stored(prepared) -> str:
-    uri = f"memory://{uuid.uuid4().hex}/data"
-    publish(prepared, uri)
-    return uri
-
-
-@pytest.fixture
-def cache(tmp_path) -> LocalCache:
-    return LocalCache(tmp_path / "cache")
 
 
 @pytest.fixture

@@ -40,18 +40,6 @@ def prepared(request, tmp_path_factory) -> Path:
     return folder / "data"
 
 
-@pytest.fixture
-def stored(prepared) -> str:
-    uri = f"memory://{uuid.uuid4().hex}/data"
-    publish(prepared, uri)
-    return uri
-
-
-@pytest.fixture
-def cache(tmp_path) -> LocalCache:
-    return LocalCache(tmp_path / "cache")
-
-
 def all_rows(tokens) -> int:
     return tokens.count // LENGTH
 
